@@ -1,0 +1,46 @@
+//! Durability models: how likely is it that what is on the wire is not enough?
+
+use std::fmt;
+
+use parhelion_types::Risk;
+
+use crate::channel::Channel;
+use crate::code::Structure;
+
+/// What of an append is exposed to the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Exposure {
+    /// Source symbols of the append; at least 1.
+    pub symbols: u32,
+    /// Repair indices that are on the wire for *every* source symbol of the append: bit `i` stands for
+    /// [`RepairHead::index`](crate::RepairHead) `i`.
+    pub coverage: u64,
+    /// Most source symbols that any of those repairs includes; smaller than the code's `r` after a
+    /// flush. 0 where nothing covers the append.
+    pub group_max: u32,
+}
+
+impl Exposure {
+    /// Repairs that cover every symbol.
+    #[must_use]
+    pub fn repairs(&self) -> u32 {
+        self.coverage.count_ones()
+    }
+}
+
+/// Bounds the risk that an append is lost when the sender dies with what is on the wire.
+///
+/// # Guarantee
+/// The figure is an upper bound whenever the channel lies within the bounds of [`Channel`] and obeys
+/// the model's own assumption, which its documentation states. More loss, longer bursts, more symbols
+/// or less coverage never lower the figure.
+pub trait DurabilityModel: Send + Sync + fmt::Debug {
+    /// The name in configuration, acknowledgements and traces.
+    fn name(&self) -> &'static str;
+
+    /// Changes whenever the same input gives another figure.
+    fn version(&self) -> u32;
+
+    /// P(at least one source symbol of the append neither arrives nor can be rebuilt).
+    fn own_risk(&self, channel: &Channel, code: &Structure, exposure: &Exposure) -> Risk;
+}
