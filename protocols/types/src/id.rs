@@ -86,6 +86,17 @@ impl fmt::Display for LogAddress {
     }
 }
 
+/// One record of one log, by its number: 0 for the record that creates the log, one more for each.
+///
+/// Numbers are dense, so a site that knows how many records it has knows what it lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordKey {
+    /// The log.
+    pub log: LogId,
+    /// The record's number in the log.
+    pub number: u64,
+}
+
 /// Text that is not a log address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a log address; write SEGMENT:OFFSET, for example 0:4096")]

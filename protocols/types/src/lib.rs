@@ -14,7 +14,7 @@ mod time;
 
 pub use durability::{Degrade, Durability, UnknownLevel};
 pub use error::{Error, ErrorKind};
-pub use id::{Epoch, LogAddress, LogId, NodeId, ParseAddressError, SegmentId, SiteId};
+pub use id::{Epoch, LogAddress, LogId, NodeId, ParseAddressError, RecordKey, SegmentId, SiteId};
 pub use request::{RequestId, TraceContext};
 pub use risk::{Risk, RiskOutOfRange};
 pub use role::{Role, UnknownRole};

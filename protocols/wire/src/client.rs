@@ -22,7 +22,7 @@ macro_rules! messages {
         )*
 
         #[cfg(test)]
-        const KINDS: &[u16] = &[$($kind),*];
+        pub(crate) const KINDS: &[u16] = &[$($kind),*];
     };
 }
 pub(crate) use messages;
@@ -196,8 +196,6 @@ messages! {
     70 PromoteV1 {
         /// Only reports what would happen.
         dry_run: bool,
-        /// Keeps complete appends that lie behind a gap, at their addresses.
-        past_gaps: bool,
     }
 
     /// What promotion found.
@@ -210,7 +208,7 @@ messages! {
         missing: Vec<MissingV1>,
         /// How many there are in all.
         missing_count: u64,
-        /// Complete appends behind a gap, kept only with `past_gaps`.
+        /// Of those, the ones that are here but lie behind a gap: order forbids to show them.
         behind_gap_count: u64,
     }
 
