@@ -1,1 +1,12 @@
-//! Placeholder.
+//! What actix lacks for a service that must not stop: supervision that survives panics, and byte credits.
+//!
+//! - [`supervise`](supervise()) runs an actor whose panics are caught: the address and the queued messages
+//!   survive, the state is rebuilt by the actor itself, restarts back off, and too many of them escalate.
+//! - [`Gate`] bounds what is on its way to an actor in bytes. actix's mailbox bound does not: every clone
+//!   of an address owns a slot of its own, and `do_send` ignores the bound altogether.
+
+mod gate;
+mod supervise;
+
+pub use gate::{Credit, Gate};
+pub use supervise::{Escalation, Policy, supervise};

@@ -1,0 +1,193 @@
+//! Actors that outlive their panics.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::dev::ContextFut;
+use actix::{Actor, Addr, AsyncContext, Context, Supervised};
+use tokio::time::{Instant, Sleep};
+
+/// How often an actor may be rebuilt.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Panics within `window` that are survived; one more escalates. 0 escalates at the first: right for an
+    /// actor that holds promises which only a restart of the process restores from disk.
+    pub restarts_max: usize,
+    /// The window.
+    pub window: Duration,
+    /// Pause before the first restart; doubles with each further panic in the window.
+    pub backoff: Duration,
+}
+
+impl Policy {
+    /// For actors whose state is rebuilt from others: links, estimator, front ends.
+    pub const REBUILD: Self =
+        Self { restarts_max: 5, window: Duration::from_secs(10), backoff: Duration::from_millis(20) };
+
+    /// For actors whose state is a promise: a crash of the process is the restart path that is tested most.
+    pub const CRASH: Self =
+        Self { restarts_max: 0, window: Duration::from_secs(10), backoff: Duration::ZERO };
+}
+
+/// Called when an actor has used up its restarts; gets the actor's name. The actor is dead by then.
+pub type Escalation = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Starts `actor` on the current arbiter, or on the current `LocalSet`.
+///
+/// When a handler panics, the message in hand is lost (its sender sees a closed mailbox), every other
+/// message stays queued, the address stays valid, and after the pause the actor gets
+/// [`Supervised::restarting`], where it must rebuild itself from what is durable, then `started`.
+pub fn supervise<A>(name: &'static str, policy: Policy, escalate: Escalation, actor: A) -> Addr<A>
+where
+    A: Supervised + Actor<Context = Context<A>>,
+{
+    let context = Context::new();
+    let address = context.address();
+    let shell = Shell {
+        name,
+        policy,
+        escalate,
+        context: context.into_future(actor),
+        pause: None,
+        panics: VecDeque::new(),
+    };
+    tokio::task::spawn_local(shell);
+    address
+}
+
+struct Shell<A: Supervised + Actor<Context = Context<A>>> {
+    name: &'static str,
+    policy: Policy,
+    escalate: Escalation,
+    context: ContextFut<A, Context<A>>,
+    pause: Option<Pin<Box<Sleep>>>,
+    panics: VecDeque<Instant>,
+}
+
+impl<A: Supervised + Actor<Context = Context<A>> + Unpin> Future for Shell<A> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(task).is_pending() {
+                    return Poll::Pending;
+                }
+                self.pause = None;
+                let restarted = catch_unwind(AssertUnwindSafe(|| self.context.restart()));
+                match restarted {
+                    Ok(true) => {}
+                    Ok(false) => return Poll::Ready(()),
+                    Err(_) => match self.next_pause() {
+                        Some(pause) => {
+                            self.pause = Some(pause);
+                            continue;
+                        }
+                        None => return Poll::Ready(()),
+                    },
+                }
+            }
+            let context = &mut self.context;
+            match catch_unwind(AssertUnwindSafe(|| Pin::new(context).poll(task))) {
+                Ok(poll) => return poll,
+                Err(_) => match self.next_pause() {
+                    Some(pause) => self.pause = Some(pause),
+                    None => return Poll::Ready(()),
+                },
+            }
+        }
+    }
+}
+
+impl<A: Supervised + Actor<Context = Context<A>>> Shell<A> {
+    /// The pause before the next restart; none once the restarts are used up.
+    fn next_pause(&mut self) -> Option<Pin<Box<Sleep>>> {
+        let now = Instant::now();
+        self.panics.push_back(now);
+        while self.panics.front().is_some_and(|&at| now - at > self.policy.window) {
+            self.panics.pop_front();
+        }
+        if self.panics.len() > self.policy.restarts_max {
+            tracing::error!(actor = self.name, panics = self.panics.len(), "actor panicked too often, giving up");
+            (self.escalate)(self.name);
+            return None;
+        }
+        let doublings = u32::try_from(self.panics.len() - 1).unwrap_or(u32::MAX).min(8);
+        let pause = self.policy.backoff * (1 << doublings);
+        tracing::error!(actor = self.name, ?pause, "actor panicked, rebuilding it");
+        Some(Box::pin(tokio::time::sleep(pause)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use actix::{Handler, Message, System};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counter {
+        count: usize,
+        rebuilt: Arc<AtomicUsize>,
+    }
+
+    impl Actor for Counter {
+        type Context = Context<Self>;
+    }
+
+    impl Supervised for Counter {
+        fn restarting(&mut self, _: &mut Context<Self>) {
+            self.count = 0;
+            self.rebuilt.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct Add(usize);
+
+    impl Handler<Add> for Counter {
+        type Result = usize;
+        fn handle(&mut self, add: Add, _: &mut Context<Self>) -> usize {
+            self.count += add.0;
+            assert!(add.0 != 13, "injected");
+            self.count
+        }
+    }
+
+    const QUICK: Policy =
+        Policy { restarts_max: 2, window: Duration::from_secs(10), backoff: Duration::from_millis(1) };
+
+    #[test]
+    fn a_panic_costs_one_message_and_the_state() {
+        System::new().block_on(async {
+            let rebuilt = Arc::new(AtomicUsize::new(0));
+            let escalated = Arc::new(AtomicUsize::new(0));
+            let counter = escalated.clone();
+            let escalate: Escalation = Arc::new(move |_| {
+                counter.fetch_add(1, Ordering::Relaxed);
+            });
+            let actor = Counter { count: 0, rebuilt: rebuilt.clone() };
+            let address = supervise("counter", QUICK, escalate, actor);
+            assert_eq!(address.send(Add(2)).await.unwrap(), 2);
+            let lost = address.send(Add(13));
+            let queued = address.send(Add(5));
+            assert!(lost.await.is_err());
+            assert_eq!(queued.await.unwrap(), 5, "state was rebuilt, the queued message survived");
+            assert_eq!(rebuilt.load(Ordering::Relaxed), 1);
+            assert!(address.send(Add(13)).await.is_err());
+            assert_eq!(escalated.load(Ordering::Relaxed), 0);
+            assert!(address.send(Add(13)).await.is_err());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(escalated.load(Ordering::Relaxed), 1);
+            assert!(!address.connected());
+        });
+    }
+}
