@@ -172,6 +172,12 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_lists_the_defaults() {
+        let reference = include_str!("../../../../docs/configuration.md");
+        assert!(reference.contains(DEFAULTS), "docs/configuration.md must contain profiles/defaults.toml as it is");
+    }
+
+    #[test]
     fn later_layers_win_and_say_so() {
         let layered = with(&["link.rate=300Mbit", "node.data=/tmp/x"]).unwrap();
         assert_eq!(layered.settings.link.rate.bits_per_second(), 300_000_000);

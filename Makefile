@@ -1,0 +1,41 @@
+# Two commands matter: `make run` plays the main job, `make test` runs the tests. Both set themselves up.
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/parhelion
+# Outside the checkout, so that a clean checkout builds warm.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export CCACHE_DIR ?= $(CACHE)/ccache
+# RocksDB is most of a cold build: ccache makes every later one short.
+export CC = ccache clang
+export CXX = ccache clang++
+
+PARHELION = $(CARGO_TARGET_DIR)/release/parhelion
+REPORT ?= $(CACHE)/drill-report
+
+.PHONY: run test build lint format bench fuzz setup clean
+
+## Plays the main job: two sites, five mirroring modes, a disaster, and the truth about it.
+run: build
+	$(PARHELION) drill --report $(REPORT) $(DRILL)
+
+## Builds and runs all tests.
+test: build
+	cargo test --release --workspace --no-fail-fast
+
+## Builds everything once; the same profile runs and tests.
+build: setup
+	cargo build --release --workspace
+
+## Checks format and lints.
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+## Formats the sources.
+format:
+	cargo fmt --all
+
+setup:
+	@.ci/setup
+
+clean:
+	rm -rf $(CACHE)

@@ -1,0 +1,433 @@
+//! The mirror: applies each log in order, knows what it lacks, and can be promoted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use parhelion_log::{ActiveMap, CreatePayload, FreePayload, Record, RecordKind, Tail};
+use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, SourceTime};
+use parhelion_wire::Announcement;
+use parhelion_wire::link::LogMarkV1;
+
+use crate::primary::{PrimaryLog, Token};
+
+/// Most announcements kept of appends that are not here; the oldest logs' entries go first. A promise of
+/// an exact list of losses holds for up to this many.
+const ANNOUNCED_MAX: usize = 4 << 20;
+
+/// What may happen to a mirror.
+#[derive(Debug)]
+pub enum ReplicaInput {
+    /// A primary asks for a session.
+    Hello {
+        /// Whom to answer.
+        token: Token,
+    },
+    /// Announcements arrived.
+    Announced(Vec<Announcement>),
+    /// Records arrived: whole, in any order.
+    Records(Vec<Bytes>),
+    /// All records of the log below `records` are durable here.
+    Durable {
+        /// The log.
+        log: LogId,
+        /// Count of durable records.
+        records: u64,
+        /// Address behind the last of them.
+        end: LogAddress,
+    },
+    /// The log can be written no more until the node restarts.
+    WriteFailed {
+        /// The log.
+        log: LogId,
+        /// Why.
+        reason: String,
+    },
+    /// The operator promotes this site.
+    Promote {
+        /// Whom to answer.
+        token: Token,
+        /// Only reports what would happen.
+        dry_run: bool,
+    },
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum ReplicaEffect {
+    /// Store the record. Writes of one log are in order and must stay so.
+    Write {
+        /// The record.
+        record: Record,
+        /// Whether it is the first of a new segment.
+        opens_segment: bool,
+    },
+    /// A log appeared.
+    Learned {
+        /// The log.
+        log: LogId,
+        /// Its name.
+        name: String,
+        /// The request that created it.
+        request: RequestId,
+    },
+    /// Answer a primary: where each log ends here, or why not.
+    Welcome {
+        /// Whom.
+        token: Token,
+        /// The ends.
+        marks: Result<Vec<LogMarkV1>, Error>,
+    },
+    /// Tell the primary that logs advanced.
+    Marks(Vec<LogMarkV1>),
+    /// Answer the operator. Without a dry run: make the epoch durable, answer, and become a primary with
+    /// [`Replica::into_logs`].
+    Promoted {
+        /// Whom.
+        token: Token,
+        /// The finding.
+        promotion: Promotion,
+        /// Whether nothing was changed.
+        dry_run: bool,
+    },
+    /// Tell the operator.
+    Event(ReplicaEvent),
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReplicaEvent {
+    /// A record that is no continuation of the log here: the sites hold different histories.
+    Diverged {
+        /// The log.
+        log: LogId,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Bytes that are no record, though the link vouched for them.
+    Malformed {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A log can be written no more.
+    WriteFailed {
+        /// The log.
+        log: LogId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What promotion found.
+#[derive(Clone, Debug)]
+pub struct Promotion {
+    /// The epoch that fences the old primary.
+    pub epoch: Epoch,
+    /// Logs here.
+    pub logs: usize,
+    /// Appends that were announced and cannot be shown, in log order.
+    pub missing: Vec<Announcement>,
+    /// Those of them that are here but lie behind a gap.
+    pub behind_gap: Vec<Gap>,
+}
+
+/// A record that is here but lies behind a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gap {
+    /// The log.
+    pub log: LogId,
+    /// The record's address.
+    pub address: LogAddress,
+}
+
+/// State of a log at the mirror, for people.
+#[derive(Clone, Debug)]
+pub struct ReplicaLog {
+    /// The log.
+    pub log: LogId,
+    /// Its name.
+    pub name: String,
+    /// Its policy.
+    pub degrade: Degrade,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Records applied, in order.
+    pub applied: u64,
+    /// Records durable.
+    pub durable: u64,
+    /// End of what is applied.
+    pub end: LogAddress,
+    /// Records that arrived and wait behind a gap.
+    pub held: usize,
+    /// Appends announced and not applied.
+    pub announced: usize,
+    /// Acceptance time of the newest applied record.
+    pub newest: SourceTime,
+    /// Appends freed.
+    pub freed: u64,
+}
+
+/// The core of a mirror's storage server.
+#[derive(Debug)]
+pub struct Replica {
+    epoch: Epoch,
+    logs: BTreeMap<LogId, Log>,
+    announced: BTreeMap<(LogId, LogAddress), Announcement>,
+}
+
+#[derive(Debug)]
+struct Log {
+    name: String,
+    degrade: Degrade,
+    tail: Tail,
+    active: ActiveMap,
+    requests: Vec<(RequestId, u64, LogAddress)>,
+    durable: u64,
+    durable_end: LogAddress,
+    newest: SourceTime,
+    held: BTreeMap<u64, Record>,
+    refusal: Option<String>,
+}
+
+impl Replica {
+    /// A mirror of the logs that the store recovered, in a site of that epoch.
+    #[must_use]
+    pub fn new(epoch: Epoch, logs: Vec<PrimaryLog>) -> Self {
+        let logs = logs.into_iter().map(|log| {
+            let recovered = Log {
+                name: log.name,
+                degrade: log.degrade,
+                durable: log.tail.next_number(),
+                durable_end: log.tail.next_address(),
+                tail: log.tail,
+                active: log.active,
+                requests: log.requests,
+                ..Log::empty(log.log)
+            };
+            (log.log, recovered)
+        });
+        Self { epoch, logs: logs.collect(), announced: BTreeMap::new() }
+    }
+
+    /// State of every log, in order of their numbers.
+    pub fn logs(&self) -> impl Iterator<Item = ReplicaLog> + '_ {
+        self.logs.iter().map(|(&id, log)| ReplicaLog {
+            log: id,
+            name: log.name.clone(),
+            degrade: log.degrade,
+            epoch: log.tail.epoch().0,
+            applied: log.tail.next_number(),
+            durable: log.durable,
+            end: log.tail.next_address(),
+            held: log.held.len(),
+            announced: self.announced.range(log_range(id)).count(),
+            newest: log.newest,
+            freed: log.active.freed(),
+        })
+    }
+
+    /// Whether the append with that record number was freed.
+    #[must_use]
+    pub fn is_freed(&self, log: LogId, number: u64) -> bool {
+        self.logs.get(&log).is_some_and(|log| log.active.is_freed(number))
+    }
+
+    /// The logs as a primary of `epoch` takes them over. What waits behind a gap is dropped.
+    #[must_use]
+    pub fn into_logs(self, epoch: Epoch) -> Vec<PrimaryLog> {
+        let take_over = |(id, mut log): (LogId, Log)| {
+            log.tail.promote(epoch);
+            PrimaryLog {
+                log: id,
+                name: log.name,
+                degrade: log.degrade,
+                tail: log.tail,
+                active: log.active,
+                requests: log.requests,
+            }
+        };
+        // A log whose creation never arrived does not exist.
+        self.logs.into_iter().filter(|(_, log)| log.tail.next_number() > 0).map(take_over).collect()
+    }
+
+    /// Takes one input; appends what must be done, in order.
+    pub fn step(&mut self, input: ReplicaInput, effects: &mut Vec<ReplicaEffect>) {
+        match input {
+            ReplicaInput::Hello { token } => {
+                effects.push(ReplicaEffect::Welcome { token, marks: Ok(self.marks()) });
+            }
+            ReplicaInput::Announced(batch) => self.announced(batch),
+            ReplicaInput::Records(records) => {
+                let mut touched = BTreeSet::new();
+                for bytes in records {
+                    match Record::parse(bytes) {
+                        Ok(record) => {
+                            touched.insert(record.header.log);
+                            self.receive(record, effects);
+                        }
+                        Err(error) => effects
+                            .push(ReplicaEffect::Event(ReplicaEvent::Malformed { reason: error.to_string() })),
+                    }
+                }
+                for id in touched {
+                    self.apply(id, effects);
+                }
+            }
+            ReplicaInput::Durable { log, records, end } => self.durable(log, records, end, effects),
+            ReplicaInput::WriteFailed { log, reason } => {
+                if let Some(state) = self.logs.get_mut(&log) {
+                    state.refusal = Some(reason.clone());
+                }
+                effects.push(ReplicaEffect::Event(ReplicaEvent::WriteFailed { log, reason }));
+            }
+            ReplicaInput::Promote { token, dry_run } => {
+                let promotion = self.promotion();
+                effects.push(ReplicaEffect::Promoted { token, promotion, dry_run });
+            }
+        }
+    }
+
+    fn marks(&self) -> Vec<LogMarkV1> {
+        self.logs.iter().map(|(&id, log)| log.mark(id)).collect()
+    }
+
+    fn announced(&mut self, batch: Vec<Announcement>) {
+        for announcement in batch {
+            let applied =
+                self.logs.get(&announcement.log).is_some_and(|log| announcement.address < log.tail.next_address());
+            if !applied {
+                self.announced.insert((announcement.log, announcement.address), announcement);
+            }
+        }
+        while self.announced.len() > ANNOUNCED_MAX {
+            self.announced.pop_first();
+        }
+    }
+
+    fn receive(&mut self, record: Record, effects: &mut Vec<ReplicaEffect>) {
+        let id = record.header.log;
+        let log = self.logs.entry(id).or_insert_with(|| Log::empty(id));
+        if record.header.epoch < log.tail.epoch() {
+            let (old, new) = (record.header.epoch, log.tail.epoch());
+            let reason = format!("a record of epoch {old} came after epoch {new}: its primary is fenced");
+            effects.push(ReplicaEffect::Event(ReplicaEvent::Diverged { log: id, reason }));
+        } else if record.header.number >= log.tail.next_number() {
+            log.held.insert(record.header.number, record);
+        }
+    }
+
+    /// Applies what has no gap before it.
+    fn apply(&mut self, id: LogId, effects: &mut Vec<ReplicaEffect>) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        while log.refusal.is_none() {
+            let next = log.tail.next_number();
+            let Some(record) = log.held.remove(&next) else { break };
+            match log.tail.accept(&record.header) {
+                Ok(opens_segment) => log.note(&record, effects, opens_segment),
+                Err(misplaced) => {
+                    let reason = misplaced.to_string();
+                    log.refusal = Some(reason.clone());
+                    effects.push(ReplicaEffect::Event(ReplicaEvent::Diverged { log: id, reason }));
+                }
+            }
+        }
+        let end = log.tail.next_address();
+        while let Some((&key, _)) = self.announced.range(log_range(id)).next() {
+            if key.1 >= end {
+                break;
+            }
+            self.announced.remove(&key);
+        }
+    }
+
+    fn durable(&mut self, id: LogId, records: u64, end: LogAddress, effects: &mut Vec<ReplicaEffect>) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        if records > log.durable {
+            log.durable = records;
+            log.durable_end = end;
+            effects.push(ReplicaEffect::Marks(vec![log.mark(id)]));
+        }
+    }
+
+    fn promotion(&self) -> Promotion {
+        let held = |id: LogId, log: &Log| {
+            log.held.values().map(move |record| Gap { log: id, address: record.header.address }).collect::<Vec<_>>()
+        };
+        let behind_gap = self.logs.iter().flat_map(|(&id, log)| held(id, log)).collect();
+        let highest = self.logs.values().map(|log| log.tail.epoch()).max().unwrap_or_default();
+        Promotion {
+            epoch: highest.max(self.epoch).next(),
+            logs: self.logs.values().filter(|log| log.tail.next_number() > 0).count(),
+            missing: self.announced.values().copied().collect(),
+            behind_gap,
+        }
+    }
+
+    /// The error for a client that wants to write here.
+    #[must_use]
+    pub fn refusal() -> Error {
+        Error::new(
+            ErrorKind::Unsupported,
+            "this site is a mirror and takes no appends; go to the primary, or promote this site with \
+             `parhelion mirror promote` if the primary is lost",
+        )
+    }
+}
+
+impl Log {
+    fn empty(id: LogId) -> Self {
+        Self {
+            name: String::new(),
+            degrade: Degrade::default(),
+            tail: Tail::new(id),
+            active: ActiveMap::default(),
+            requests: Vec::new(),
+            durable: 0,
+            durable_end: Tail::first_address(),
+            newest: SourceTime::default(),
+            held: BTreeMap::new(),
+            refusal: None,
+        }
+    }
+
+    fn mark(&self, id: LogId) -> LogMarkV1 {
+        LogMarkV1 {
+            log: id.0,
+            epoch: self.tail.epoch().0,
+            records: self.durable,
+            segment: self.durable_end.segment.0,
+            offset: self.durable_end.offset,
+        }
+    }
+
+    /// Takes note of what an applied record says, and has it stored.
+    fn note(&mut self, record: &Record, effects: &mut Vec<ReplicaEffect>, opens_segment: bool) {
+        let header = &record.header;
+        self.newest = self.newest.max(header.time);
+        match header.kind {
+            RecordKind::Create => {
+                if let Ok(create) = CreatePayload::parse(&record.payload()) {
+                    self.name.clone_from(&create.name);
+                    self.degrade = create.degrade;
+                    let (log, request) = (header.log, header.request);
+                    effects.push(ReplicaEffect::Learned { log, name: create.name, request });
+                }
+            }
+            RecordKind::Append if !header.request.is_none() => {
+                self.requests.push((header.request, header.number, header.address));
+            }
+            RecordKind::Append => {}
+            RecordKind::Free => {
+                if let Ok(free) = FreePayload::parse(&record.payload()) {
+                    for (number, _) in free.addresses {
+                        self.active.free(number);
+                    }
+                }
+            }
+        }
+        effects.push(ReplicaEffect::Write { record: record.clone(), opens_segment });
+    }
+}
+
+fn log_range(id: LogId) -> std::ops::RangeInclusive<(LogId, LogAddress)> {
+    (id, LogAddress::default())..=(id, LogAddress::new(u32::MAX, u32::MAX))
+}

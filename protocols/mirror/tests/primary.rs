@@ -1,0 +1,350 @@
+//! What a primary asks for, step by step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parhelion_log::{Record, RecordKind};
+use parhelion_mirror::{
+    Append, Covered, Effect, Event, Input, Primary, PrimaryConfig, Reply, StageKind, Token,
+};
+use parhelion_model_iid_bound::IidBound;
+use parhelion_plugin::{Channel, Exposure, Structure};
+use parhelion_risk::Pricer;
+use parhelion_types::{
+    Degrade, Durability, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
+    TraceContext,
+};
+use parhelion_wire::link::LogMarkV1;
+
+const LOG: LogId = LogId(0);
+const LAYERED: [u32; 3] = [1, 11, 41];
+
+struct Bed {
+    primary: Primary,
+    now: Time,
+    token: Token,
+}
+
+impl Bed {
+    fn new(degrade: Degrade) -> Self {
+        let config = PrimaryConfig {
+            segment_bytes: 32 << 20,
+            link_buffer_bytes_max: 64 << 10,
+            deadline: Duration::from_secs(10),
+            requests_max: 100,
+        };
+        let mut pricer = Pricer::new(Arc::new(IidBound));
+        pricer.set_channel(Channel::independent(1e-3, 0.999));
+        let mut bed = Self { primary: Primary::new(config, pricer, Vec::new()), now: Time::from_nanos(1), token: 0 };
+        let token = bed.token();
+        let effects = bed.step(Input::Create {
+            token,
+            log: LOG,
+            name: "orders".to_owned(),
+            degrade,
+            request: RequestId(1),
+            time: SourceTime(1),
+        });
+        assert!(matches!(&effects[..], [Effect::Write { record, opens_segment: true }] if record.header.kind == RecordKind::Create));
+        let effects = bed.durable(1);
+        assert!(matches!(&effects[..], [Effect::Reply { reply: Ok(Reply::Created(LOG)), .. }]));
+        bed
+    }
+
+    fn token(&mut self) -> Token {
+        self.token += 1;
+        self.token
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.primary.step(self.now, input, &mut effects);
+        effects
+    }
+
+    fn append(&mut self, durability: Durability, bytes: usize, request: u128) -> Vec<Effect> {
+        let token = self.token();
+        self.step(Input::Append(Append {
+            token,
+            log: LOG,
+            payload: Bytes::from(vec![7; bytes]),
+            durability,
+            max_risk: Risk::asked(1e-6).unwrap(),
+            deadline: Some(Duration::from_secs(1)),
+            request: RequestId(request),
+            explain: true,
+            trace: TraceContext::default(),
+            time: SourceTime(2),
+        }))
+    }
+
+    fn durable(&mut self, records: u64) -> Vec<Effect> {
+        self.step(Input::Durable { log: LOG, records })
+    }
+
+    fn up(&mut self, records: u64) -> Vec<Effect> {
+        let end = self.primary.log(LOG).unwrap().end;
+        let structure = Structure::Layered { r: 8, interleaves: LAYERED.to_vec(), delayed: false };
+        let marks = if records == 0 { vec![] } else { vec![mark(records, end, 0)] };
+        self.step(Input::LinkUp { marks, structure, code: "layered-interleaving 1".to_owned() })
+    }
+
+    fn announced(&mut self, number: u64) -> Vec<Effect> {
+        self.step(Input::Announced(vec![RecordKey { log: LOG, number }]))
+    }
+
+    fn covered(&mut self, number: u64, coverage: u64) -> Vec<Effect> {
+        let exposure = Exposure { symbols: 3, coverage, group_max: 8 };
+        let key = RecordKey { log: LOG, number };
+        let complete = coverage == 0b111;
+        self.step(Input::Coverage(vec![Covered { key, exposure, sent: true, complete }]))
+    }
+}
+
+fn mark(records: u64, end: LogAddress, epoch: u32) -> LogMarkV1 {
+    LogMarkV1 { log: LOG.0, epoch, records, segment: end.segment.0, offset: end.offset }
+}
+
+fn record(effects: &[Effect]) -> &Record {
+    effects
+        .iter()
+        .find_map(|effect| match effect {
+            Effect::Write { record, .. } => Some(record),
+            _ => None,
+        })
+        .expect("a record is written")
+}
+
+fn acked(effects: &[Effect]) -> Option<&parhelion_mirror::Acked> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Reply { reply: Ok(Reply::Acked(acked)), .. } => Some(&**acked),
+        _ => None,
+    })
+}
+
+#[test]
+fn local_waits_for_the_disk_and_the_announcement() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    let effects = bed.append(Durability::Local, 100, 5);
+    assert!(matches!(
+        &effects[..],
+        [Effect::Write { opens_segment: false, .. }, Effect::Announce { .. }, Effect::Send { .. }]
+    ));
+    assert!(acked(&bed.durable(2)).is_none(), "acknowledged before its announcement had left");
+    let effects = bed.announced(1);
+    let acked = acked(&effects).expect("acknowledged");
+    assert_eq!((acked.reached, acked.key.number), (Durability::Local, 1));
+    assert_eq!(acked.own, Risk::CERTAIN);
+}
+
+#[test]
+fn local_needs_no_announcement_without_a_link() {
+    let mut bed = Bed::new(Degrade::Block);
+    let effects = bed.append(Durability::Local, 100, 5);
+    assert!(matches!(&effects[..], [Effect::Write { .. }]));
+    assert!(acked(&bed.durable(2)).is_some());
+}
+
+#[test]
+fn network_waits_for_disk_coverage_and_risk() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    bed.append(Durability::Network, 3000, 5);
+    bed.announced(1);
+    assert!(acked(&bed.covered(1, 0b111)).is_none(), "acknowledged before it was durable here");
+    let effects = bed.durable(2);
+    let acked = acked(&effects).expect("acknowledged");
+    assert_eq!(acked.reached, Durability::Network);
+    assert!(acked.prefix.probability() < 1e-6 && acked.own <= acked.prefix);
+    let stages: Vec<StageKind> = acked.path.iter().map(|stage| stage.kind).collect();
+    assert_eq!(
+        stages,
+        [
+            StageKind::Accepted,
+            StageKind::Announced,
+            StageKind::Sent,
+            StageKind::Covered,
+            StageKind::Durable,
+            StageKind::Acknowledged
+        ]
+    );
+}
+
+#[test]
+fn one_uncovered_predecessor_withholds_the_ack() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    bed.append(Durability::Local, 3000, 5);
+    bed.append(Durability::Network, 3000, 6);
+    bed.announced(2);
+    bed.durable(3);
+    assert!(acked(&bed.covered(2, 0b111)).is_none(), "the first append is not covered at all");
+    assert_eq!(acked(&bed.covered(1, 0b111)).map(|acked| acked.key.number), Some(2));
+}
+
+#[test]
+fn a_worse_channel_withholds_acks_until_the_mirror_confirms() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    bed.append(Durability::Network, 3000, 5);
+    bed.step(Input::Channel(Channel::independent(0.05, 0.999)));
+    bed.durable(2);
+    assert!(acked(&bed.covered(1, 0b111)).is_none());
+    let end = bed.primary.log(LOG).unwrap().end;
+    let effects = bed.step(Input::Mirrored(vec![mark(2, end, 0)]));
+    let acked = acked(&effects).expect("acknowledged by the mirror");
+    assert_eq!((acked.reached, acked.prefix), (Durability::Remote, Risk::NONE));
+}
+
+#[test]
+fn remote_waits_for_the_mirror() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    bed.append(Durability::Remote, 3000, 5);
+    bed.durable(2);
+    assert!(acked(&bed.covered(1, 0b111)).is_none());
+    let end = bed.primary.log(LOG).unwrap().end;
+    assert!(acked(&bed.step(Input::Mirrored(vec![mark(2, end, 0)]))).is_some());
+}
+
+#[test]
+fn a_repeated_request_is_stored_once() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 100, 5);
+    let first = acked(&bed.durable(2)).map(|acked| acked.address);
+    let effects = bed.append(Durability::Local, 100, 5);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Write { .. })));
+    let again = acked(&effects).expect("acknowledged again at once");
+    assert!(again.duplicate);
+    assert_eq!(Some(again.address), first);
+}
+
+#[test]
+fn a_repeated_request_gets_the_same_address_whatever_came_between() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 100, 5);
+    bed.append(Durability::Local, 100, 6);
+    let effects = bed.durable(3);
+    let addresses: Vec<LogAddress> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Reply { reply: Ok(Reply::Acked(acked)), .. } => Some(acked.address),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(addresses.len(), 2);
+    let effects = bed.append(Durability::Local, 100, 5);
+    assert_eq!(acked(&effects).map(|acked| acked.address), Some(addresses[0]));
+}
+
+#[test]
+fn deadlines_follow_the_policy() {
+    for policy in Degrade::ALL {
+        let mut bed = Bed::new(policy);
+        bed.append(Durability::Network, 100, 5);
+        bed.durable(2);
+        bed.now = bed.primary.poll_timeout().unwrap();
+        let effects = bed.step(Input::Timeout);
+        match policy {
+            Degrade::Block => assert!(matches!(&effects[..], [Effect::Event(Event::Overdue { .. })])),
+            Degrade::Degrade => {
+                let acked = acked(&effects).expect("acknowledged");
+                assert!(acked.degraded);
+                assert_eq!(acked.reached, Durability::Local);
+            }
+            Degrade::Fail => assert!(matches!(
+                &effects[..],
+                [Effect::Reply { reply: Err(error), .. }] if error.kind() == ErrorKind::Unavailable
+            )),
+        }
+    }
+}
+
+#[test]
+fn a_mirror_that_was_away_is_fed_from_the_log() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 100, 5);
+    let backlog = vec![record(&bed.append(Durability::Local, 100, 6)).clone()];
+    bed.durable(3);
+    let effects = bed.up(2);
+    // The mirror's mark gives the address behind its last record; the bed's is the log's end.
+    let [Effect::ReadBacklog { log: LOG, session, .. }] = effects[..] else { panic!("{effects:?}") };
+    // What is appended while the log catches up is announced, and sent in its turn.
+    let during = bed.append(Durability::Local, 100, 7);
+    assert!(matches!(&during[..], [Effect::Write { .. }, Effect::Announce { .. }]));
+    let effects = bed.step(Input::Backlog { log: LOG, session, records: Ok(backlog) });
+    let sent: Vec<u64> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Send { key, .. } => Some(key.number),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sent, [2, 3]);
+    assert!(matches!(effects.last(), Some(Effect::Event(Event::CaughtUp { log: LOG }))));
+}
+
+#[test]
+fn a_full_link_buffer_spills_to_the_log() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    let mut sent = 0;
+    let mut spilled = 0;
+    for request in 5..15 {
+        for effect in bed.append(Durability::Local, 10_000, request) {
+            match effect {
+                Effect::Send { .. } => sent += 1,
+                Effect::Event(Event::Spilled { .. }) => spilled += 1,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!((sent, spilled), (6, 1), "64 KiB hold six appends of 10,000 bytes");
+    bed.durable(11);
+    let end = bed.primary.log(LOG).unwrap().end;
+    let effects = bed.step(Input::Mirrored(vec![mark(7, end, 0)]));
+    assert!(matches!(&effects[..], [Effect::ReadBacklog { .. }]), "{effects:?}");
+    assert_eq!(bed.primary.unconfirmed_bytes(), 0);
+}
+
+#[test]
+fn an_old_primary_is_fenced() {
+    let mut bed = Bed::new(Degrade::Block);
+    let end = bed.primary.log(LOG).unwrap().end;
+    let effects = bed.step(Input::LinkUp {
+        marks: vec![mark(1, end, 3)],
+        structure: Structure::None,
+        code: "none".to_owned(),
+    });
+    assert!(matches!(&effects[..], [Effect::Event(Event::Fenced { log: LOG, epoch: 3 })]));
+    let effects = bed.append(Durability::Local, 10, 5);
+    assert!(
+        matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.kind() == ErrorKind::Fenced)
+    );
+}
+
+#[test]
+fn a_failed_disk_fails_what_waits_and_refuses_what_comes() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 10, 5);
+    let effects = bed.step(Input::WriteFailed { log: LOG, reason: "no space left".to_owned() });
+    assert!(matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.message().contains("no space left")));
+    let effects = bed.append(Durability::Local, 10, 6);
+    assert!(matches!(&effects[..], [Effect::Reply { reply: Err(_), .. }]));
+}
+
+#[test]
+fn an_unknown_log_is_named() {
+    let mut bed = Bed::new(Degrade::Block);
+    let effects = bed.step(Input::Free {
+        token: 9,
+        log: LogId(77),
+        freed: (1, LogAddress::default()),
+        time: SourceTime(1),
+    });
+    assert!(
+        matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.message().contains("log 77"))
+    );
+}

@@ -1,0 +1,321 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use parhelion_types::{Degrade, Durability, LogAddress, LogId, RequestId, Risk};
+
+use crate::settings::Profile;
+
+/// Mirrors append-only logs to a distant site, and tells for every append how likely it is to be lost.
+#[derive(Debug, Parser)]
+#[command(name = "parhelion", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a node until it is told to stop.
+    Node(NodeArgs),
+    /// Creates, writes, reads and lists logs.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Watches, promotes and verifies mirrors.
+    #[command(subcommand)]
+    Mirror(MirrorCommand),
+    /// Plays a disaster: two sites, a lossy link, five modes, and what was lost.
+    Drill(Box<DrillArgs>),
+    /// Shows and checks settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Makes certificates.
+    #[command(subcommand)]
+    Pki(PkiCommand),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Runs the link emulator of a drill.
+    #[command(hide = true)]
+    WanEmulator {
+        /// What the drill wrote for it.
+        arguments: PathBuf,
+    },
+    /// Runs the writers of a drill.
+    #[command(hide = true)]
+    DrillWriters {
+        /// What the drill wrote for it.
+        arguments: PathBuf,
+    },
+    /// Runs the checker of a drill.
+    #[command(hide = true)]
+    DrillCheck {
+        /// What the drill wrote for it.
+        arguments: PathBuf,
+    },
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Args)]
+pub struct SettingsArgs {
+    /// Named set of settings to start from.
+    #[arg(long, value_enum, default_value = "single")]
+    pub profile: Profile,
+    /// TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting, such as link.rate=300Mbit. May be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `parhelion node`
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// Which node to talk to, and as whom.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// Address of the node's API.
+    #[arg(long, value_name = "ADDRESS", env = "PARHELION_ADDRESS", default_value = "127.0.0.1:7401")]
+    pub address: SocketAddr,
+    /// Directory with ca.pem and the certificate and key of client or admin.
+    #[arg(long, value_name = "DIR", env = "PARHELION_PKI", default_value = "pki")]
+    pub pki: PathBuf,
+    /// Prints the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `parhelion log`
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Creates a log.
+    Create {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name.
+        name: String,
+        /// What happens when an append's level is not reached in time: block, degrade or fail.
+        #[arg(long, default_value = "block")]
+        degrade: Degrade,
+    },
+    /// Appends standard input, or a file, as one append.
+    Append(AppendArgs),
+    /// Writes one append to standard output, or to a file.
+    Read {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The log.
+        log: LogId,
+        /// The address that the append was given, SEGMENT:OFFSET.
+        at: LogAddress,
+        /// File to write to.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Marks an append for cleaning, here and at the mirror.
+    Free {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The log.
+        log: LogId,
+        /// The address that the append was given, SEGMENT:OFFSET.
+        at: LogAddress,
+    },
+    /// Lists all logs.
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Shows one log.
+    Stat {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The log.
+        log: LogId,
+    },
+}
+
+/// `parhelion log append`
+#[derive(Debug, Args)]
+pub struct AppendArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// The log.
+    pub log: LogId,
+    /// File to append instead of standard input.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// When to acknowledge: local, network or remote.
+    #[arg(long, default_value = "network")]
+    pub durability: Durability,
+    /// Largest acceptable risk of loss at the network level, such as 1e-6.
+    #[arg(long, value_name = "PROBABILITY", default_value = "1e-6")]
+    pub max_risk: Risk,
+    /// When the log's degrade policy applies, such as 500ms.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub deadline: Option<Duration>,
+    /// Names the append, so that repeating the command stores it once: up to 32 hexadecimal digits.
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<RequestId>,
+    /// Prints the safety path: every stage with its time, coverage and risk.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// `parhelion mirror`
+#[derive(Debug, Subcommand)]
+pub enum MirrorCommand {
+    /// Shows how far the mirror is behind, in bytes, appends and seconds.
+    Status {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Makes a mirror writable under a new epoch, and lists what is missing.
+    Promote {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Only shows what would happen.
+        #[arg(long)]
+        dry_run: bool,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Compares the digests of all logs at two sites.
+    Verify {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Address of the other site's API.
+        #[arg(long, value_name = "ADDRESS")]
+        other: SocketAddr,
+    },
+}
+
+/// `parhelion config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Prints each setting, and with --effective where it came from.
+    Show {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// Adds the layer that each value came from.
+        #[arg(long)]
+        effective: bool,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says whether a node could start with these settings.
+    Check {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+}
+
+/// `parhelion pki`
+#[derive(Debug, Subcommand)]
+pub enum PkiCommand {
+    /// Makes a private certificate authority and certificates for nodes, clients and admins.
+    Init {
+        /// Directory to make them in.
+        directory: PathBuf,
+    },
+}
+
+/// `parhelion drill`
+#[derive(Debug, Args)]
+pub struct DrillArgs {
+    /// Directory whose files are written through the primary.
+    #[arg(long, value_name = "DIR")]
+    pub input: Option<PathBuf>,
+    /// Modes to play: all, or some of local-sync, local-sync+fec, network-sync, remote-sync, remote-sync+fec.
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    pub modes: Vec<String>,
+    /// One-way delay of the link.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "50ms")]
+    pub one_way: Duration,
+    /// Rate of the link.
+    #[arg(long, default_value = "300Mbit")]
+    pub rate: crate::settings::Rate,
+    /// Loss rate before the link is cut.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, default_value = "1%")]
+    pub loss: f64,
+    /// Mean length of loss bursts, in packets.
+    #[arg(long, value_name = "PACKETS", default_value_t = 3.0)]
+    pub burst: f64,
+    /// How long the loss lasts before the link is cut.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "500ms")]
+    pub loss_for: Duration,
+    /// Erasure code and parameters, such as "reed-solomon r=8 c=3".
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<String>,
+    /// Writers, each with one append outstanding.
+    #[arg(long, default_value_t = 64)]
+    pub writers: usize,
+    /// Bytes per append.
+    #[arg(long, value_name = "BYTES", default_value = "4KiB")]
+    pub append_bytes: bytesize::ByteSize,
+    /// Seconds of writing before the disaster.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// Largest acceptable risk of loss at the network level.
+    #[arg(long, value_name = "PROBABILITY", default_value = "1e-6")]
+    pub max_risk: Risk,
+    /// How often each mode is played.
+    #[arg(long, default_value_t = 1)]
+    pub repeat: usize,
+    /// Seed of the link's losses and the writers' choices.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Form of the emulated link: auto, packet (network namespaces) or relay (user space).
+    #[arg(long, default_value = "auto")]
+    pub form: String,
+    /// File for the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Directory for the report: one HTML file and its plots.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Keeps the sites' data and logs.
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
+    let share = number.parse::<f64>().map_err(|_| format!("{text:?} is no share; write 1% or 0.01"))? / unit;
+    if (0.0..1.0).contains(&share) { Ok(share) } else { Err(format!("{text:?} is not between 0% and 100%")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn percentages_and_shares_are_read() {
+        assert_eq!(parse_percent("1%"), Ok(0.01));
+        assert_eq!(parse_percent("0.5%"), Ok(0.005));
+        assert_eq!(parse_percent("0.02"), Ok(0.02));
+        for bad in ["", "%", "100%", "1", "-1%", "many"] {
+            assert!(parse_percent(bad).is_err(), "{bad:?} parsed");
+        }
+    }
+}
