@@ -112,6 +112,12 @@ impl Tail {
         Self { log, next: LogAddress { segment, offset: SEGMENT_HEADER_BYTES }, number, chain, epoch }
     }
 
+    /// This tail at the start of a later segment, where the next record was placed because it did not fit.
+    #[must_use]
+    pub fn opened(&self, segment: SegmentId) -> Self {
+        Self { next: LogAddress { segment, offset: SEGMENT_HEADER_BYTES }, ..*self }
+    }
+
     /// Raises the epoch: records placed from now on fence those of older primaries.
     pub fn promote(&mut self, epoch: Epoch) {
         self.epoch = self.epoch.max(epoch);

@@ -102,7 +102,10 @@ mod tests {
         assert_eq!(directory.create("new", RequestId(1)), Ok((LogId(7), true)));
         assert_eq!(directory.create("new", RequestId(1)), Ok((LogId(7), false)));
         let taken = directory.create("new", RequestId(2)).unwrap_err();
-        assert_eq!(taken.to_string(), "log \"new\" exists already, as log 7; append to that one or choose another name");
+        assert_eq!(
+            taken.to_string(),
+            "log \"new\" exists already, as log 7; append to that one or choose another name"
+        );
         assert!(directory.create("old", RequestId::NONE).is_err());
         directory.forget("new");
         assert_eq!(directory.create("new", RequestId(3)), Ok((LogId(8), true)));

@@ -19,6 +19,8 @@
 
 mod directory;
 mod feed;
+mod input;
+mod log_state;
 mod path;
 mod pending;
 mod primary;
@@ -26,9 +28,8 @@ mod replica;
 mod requests;
 
 pub use directory::{Directory, DirectoryError};
+pub use input::{Append, Covered, Effect, Event, Input, LogStatus, PrimaryConfig, PrimaryLog, Reply, Token};
 pub use path::{Stage, StageKind};
 pub use pending::Acked;
-pub use primary::{
-    Append, Covered, Effect, Event, Input, LogStatus, Primary, PrimaryConfig, PrimaryLog, Reply, Token,
-};
+pub use primary::Primary;
 pub use replica::{Gap, Promotion, Replica, ReplicaEffect, ReplicaEvent, ReplicaInput, ReplicaLog};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use parhelion_types::{Durability, Epoch, LogAddress, RecordKey, Risk, Time, TraceContext};
 
+use crate::input::Token;
 use crate::path::{Stage, StageKind};
-use crate::primary::Token;
 
 /// The acknowledgement of an append.
 #[derive(Clone, Debug)]
@@ -49,7 +49,6 @@ pub(crate) struct Pending {
     pub address: LogAddress,
     pub asked: Durability,
     pub max_risk: Risk,
-    pub deadline: Time,
     /// Whether the deadline has passed and the log's policy is to wait on.
     pub overdue: bool,
     pub duplicate: bool,

@@ -3,23 +3,23 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use parhelion_log::{ActiveMap, CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
-use parhelion_plugin::{Channel, Exposure, Structure};
-use parhelion_risk::{Ledger, Pricer, Progress, Waiting, decide};
+use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
+use parhelion_plugin::Structure;
+use parhelion_risk::{Ledger, Pricer, Waiting, WireState, decide};
 use parhelion_types::{
-    Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
-    TraceContext,
+    Degrade, Durability, Error, LogAddress, LogId, RecordKey, RequestId, SourceTime, Time,
 };
-use parhelion_wire::Announcement;
 use parhelion_wire::link::LogMarkV1;
 
-use crate::feed::{Feed, InFlight};
+use crate::feed::Feed;
+use crate::input::{
+    Append, Covered, Effect, Event, Input, LogStatus, PrimaryConfig, PrimaryLog, Reply, Token,
+};
+use crate::log_state::{LogMark, LogState, announce};
 use crate::path::{Stage, StageKind};
 use crate::pending::{Acked, Pending, Seen};
-use crate::requests::{Requests, Stored};
+use crate::requests::Stored;
 
 /// Bytes that one read of the log for catching up returns at most.
 const BACKLOG_READ_BYTES_MAX: usize = 4 << 20;
@@ -30,301 +30,6 @@ const LAG_SAMPLE_MICROS: u64 = 100_000;
 /// Samples kept; a longer outage is reported as at least this long.
 const LAG_SAMPLES_MAX: usize = 65_536;
 
-/// Names a request of a client until it is answered.
-pub type Token = u64;
-
-/// Settings of a primary.
-#[derive(Clone, Debug)]
-pub struct PrimaryConfig {
-    /// Size of a segment file.
-    pub segment_bytes: u32,
-    /// Bytes that may be sent and not confirmed; above it a log is fed from its segments.
-    pub link_buffer_bytes_max: usize,
-    /// Deadline of appends that bring none.
-    pub deadline: Duration,
-    /// Request ids remembered per log.
-    pub requests_max: usize,
-}
-
-/// An append, checked by the front end: not empty, not over the limit.
-#[derive(Clone, Debug)]
-pub struct Append {
-    /// Whom to answer.
-    pub token: Token,
-    /// The log.
-    pub log: LogId,
-    /// The bytes.
-    pub payload: Bytes,
-    /// The level asked for.
-    pub durability: Durability,
-    /// Largest acceptable prefix risk for the network level.
-    pub max_risk: Risk,
-    /// When the degrade policy applies.
-    pub deadline: Option<Duration>,
-    /// Makes a retry safe.
-    pub request: RequestId,
-    /// Whether the safety path is wanted in the answer.
-    pub explain: bool,
-    /// The trace the append belongs to.
-    pub trace: TraceContext,
-    /// The wall clock, for the record.
-    pub time: SourceTime,
-}
-
-/// What may happen to a primary.
-#[derive(Debug)]
-pub enum Input {
-    /// A client creates a log under a number that the metadata server chose.
-    Create {
-        /// Whom to answer.
-        token: Token,
-        /// The number.
-        log: LogId,
-        /// The name.
-        name: String,
-        /// The policy.
-        degrade: Degrade,
-        /// Makes a retry safe.
-        request: RequestId,
-        /// The wall clock, for the record.
-        time: SourceTime,
-    },
-    /// A client appends.
-    Append(Append),
-    /// A client frees an append.
-    Free {
-        /// Whom to answer.
-        token: Token,
-        /// The log.
-        log: LogId,
-        /// The append's record number and address, as the store read them.
-        freed: (u64, LogAddress),
-        /// The wall clock, for the record.
-        time: SourceTime,
-    },
-    /// All records of the log below `records` are durable here.
-    Durable {
-        /// The log.
-        log: LogId,
-        /// Count of durable records.
-        records: u64,
-    },
-    /// The log can be written no more until the node restarts.
-    WriteFailed {
-        /// The log.
-        log: LogId,
-        /// Why.
-        reason: String,
-    },
-    /// A session with the mirror began.
-    LinkUp {
-        /// Where each log ends there.
-        marks: Vec<LogMarkV1>,
-        /// The code in force.
-        structure: Structure,
-        /// The code in force, for people.
-        code: String,
-    },
-    /// The session ended.
-    LinkDown,
-    /// Another code is in force.
-    CodeChanged {
-        /// Its structure.
-        structure: Structure,
-        /// Its name, version and parameters.
-        code: String,
-    },
-    /// Announcements are on the wire.
-    Announced(Vec<RecordKey>),
-    /// Coverage rose.
-    Coverage(Vec<Covered>),
-    /// Logs advanced at the mirror.
-    Mirrored(Vec<LogMarkV1>),
-    /// The estimator's bounds on the channel changed.
-    Channel(Channel),
-    /// The answer to [`Effect::ReadBacklog`].
-    Backlog {
-        /// The log.
-        log: LogId,
-        /// As in the effect: answers to questions of an earlier session are ignored.
-        session: u64,
-        /// Records in log order, or why there are none.
-        records: Result<Vec<Record>, String>,
-    },
-    /// [`Primary::poll_timeout`] has come.
-    Timeout,
-}
-
-/// Coverage of one record.
-#[derive(Clone, Copy, Debug)]
-pub struct Covered {
-    /// The record.
-    pub key: RecordKey,
-    /// Symbols and coverage.
-    pub exposure: Exposure,
-    /// Whether every symbol of it is on the wire.
-    pub sent: bool,
-    /// Whether its coverage is complete.
-    pub complete: bool,
-}
-
-/// What the shell must do.
-#[derive(Debug)]
-pub enum Effect {
-    /// Store the record. Writes of one log are in order and must stay so.
-    Write {
-        /// The record.
-        record: Record,
-        /// Whether it is the first of a new segment.
-        opens_segment: bool,
-    },
-    /// Send the announcement on the critical lane.
-    Announce {
-        /// The record.
-        key: RecordKey,
-        /// Its forty bytes.
-        announcement: Announcement,
-    },
-    /// Send the record on the bulk lane.
-    Send {
-        /// The record.
-        key: RecordKey,
-        /// Header and payload.
-        record: Bytes,
-    },
-    /// Read durable records of a log and bring them as [`Input::Backlog`].
-    ReadBacklog {
-        /// The log.
-        log: LogId,
-        /// Where to start.
-        from: LogAddress,
-        /// Most bytes.
-        bytes_max: usize,
-        /// To be given back.
-        session: u64,
-    },
-    /// Answer a client.
-    Reply {
-        /// Whom.
-        token: Token,
-        /// What.
-        reply: Result<Reply, Error>,
-    },
-    /// Tell the operator.
-    Event(Event),
-}
-
-/// Answers.
-#[derive(Debug)]
-pub enum Reply {
-    /// The log exists.
-    Created(LogId),
-    /// The append is as safe as was asked, or as the policy allows.
-    Acked(Box<Acked>),
-    /// The append is freed.
-    Freed,
-}
-
-/// What an operator should know. One log line each, logged by the shell.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A deadline passed and the policy is to wait on.
-    Overdue {
-        /// The record.
-        key: RecordKey,
-        /// The level it waits for.
-        asked: Durability,
-    },
-    /// An append was acknowledged below the level asked.
-    Degraded {
-        /// The record.
-        key: RecordKey,
-        /// The level asked.
-        asked: Durability,
-    },
-    /// The link's buffer is full: the log feeds the mirror from its segments from now on.
-    Spilled {
-        /// The log.
-        log: LogId,
-    },
-    /// The mirror has all of the log again and is fed live.
-    CaughtUp {
-        /// The log.
-        log: LogId,
-    },
-    /// The mirror has a newer epoch of the log: this site is no longer its primary.
-    Fenced {
-        /// The log.
-        log: LogId,
-        /// The mirror's epoch.
-        epoch: u32,
-    },
-    /// The mirror holds more of the log than this site.
-    Diverged {
-        /// The log.
-        log: LogId,
-        /// Records there.
-        mirror: u64,
-        /// Records here.
-        here: u64,
-    },
-    /// The log cannot be read to feed the mirror.
-    BacklogFailed {
-        /// The log.
-        log: LogId,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// A log as the store recovered or created it.
-#[derive(Debug)]
-pub struct PrimaryLog {
-    /// The log.
-    pub log: LogId,
-    /// Its name.
-    pub name: String,
-    /// Its policy.
-    pub degrade: Degrade,
-    /// Its durable end.
-    pub tail: Tail,
-    /// Which appends are freed.
-    pub active: ActiveMap,
-    /// Requests to remember: id, record number, address.
-    pub requests: Vec<(RequestId, u64, LogAddress)>,
-}
-
-/// State of a log for people.
-#[derive(Clone, Debug)]
-pub struct LogStatus {
-    /// The log.
-    pub log: LogId,
-    /// Its name.
-    pub name: String,
-    /// Its policy.
-    pub degrade: Degrade,
-    /// Its epoch.
-    pub epoch: u32,
-    /// Records appended.
-    pub records: u64,
-    /// Records durable here.
-    pub durable: u64,
-    /// Records durable at the mirror, as far as known.
-    pub mirrored: u64,
-    /// End of the log.
-    pub end: LogAddress,
-    /// Bytes that the mirror lacks, headers and unused segment ends included.
-    pub lag_bytes: u64,
-    /// Acceptance time of the oldest record that the mirror lacks.
-    pub oldest_unmirrored: Option<SourceTime>,
-    /// Appends that wait for their acknowledgement.
-    pub waiting: usize,
-    /// Appends freed.
-    pub freed: u64,
-    /// `off`, `live` or `catching up`.
-    pub feed: &'static str,
-}
-
 /// The core of a primary's storage server. See the crate's documentation for its watermarks.
 ///
 /// Call [`Primary::step`] with each input, carry out the effects in order, and call it with
@@ -332,7 +37,7 @@ pub struct LogStatus {
 #[derive(Debug)]
 pub struct Primary {
     config: PrimaryConfig,
-    logs: BTreeMap<LogId, Log>,
+    logs: BTreeMap<LogId, LogState>,
     ledger: Ledger,
     pricer: Pricer,
     code: Arc<str>,
@@ -340,35 +45,6 @@ pub struct Primary {
     session: u64,
     unconfirmed_bytes: usize,
     deadlines: BinaryHeap<Reverse<(Time, LogId, Token)>>,
-}
-
-#[derive(Debug)]
-struct Log {
-    name: String,
-    degrade: Degrade,
-    tail: Tail,
-    active: ActiveMap,
-    requests: Requests,
-    durable: u64,
-    announced: u64,
-    /// First record number of this session that was announced as it was appended.
-    announcing_from: u64,
-    mirrored: LogMark,
-    feed: Feed,
-    in_flight: InFlight,
-    /// Records that are written and not yet durable: the log cannot be asked for them.
-    unwritten: VecDeque<(Record, u64)>,
-    /// Answers that wait for durability alone: creations and frees.
-    waiting_durable: VecDeque<(u64, Token, Reply)>,
-    pending: VecDeque<Pending>,
-    lag_samples: VecDeque<(u64, SourceTime)>,
-    refusal: Option<Error>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct LogMark {
-    records: u64,
-    address: LogAddress,
 }
 
 impl Primary {
@@ -386,7 +62,8 @@ impl Primary {
             deadlines: BinaryHeap::new(),
         };
         for recovered in logs {
-            let log = Log::new(recovered.name, recovered.degrade, recovered.tail, primary.config.requests_max);
+            let log =
+                LogState::new(recovered.name, recovered.degrade, recovered.tail, primary.config.requests_max);
             let log = primary.logs.entry(recovered.log).or_insert(log);
             log.active = recovered.active;
             for (request, number, address) in recovered.requests {
@@ -474,7 +151,7 @@ impl Primary {
             return;
         }
         let payload = CreatePayload { degrade, name: name.clone() }.to_bytes();
-        let mut log = Log::new(name, degrade, Tail::new(id), self.config.requests_max);
+        let mut log = LogState::new(name, degrade, Tail::new(id), self.config.requests_max);
         if self.is_linked() {
             log.feed = Feed::Live;
         }
@@ -492,14 +169,14 @@ impl Primary {
         time: SourceTime,
         effects: &mut Vec<Effect>,
     ) {
-        let checked = self.writable(id).and_then(|log| {
-            if log.active.free(number) { Ok(()) } else { Err(freed_already(id, address)) }
-        });
+        let checked = self
+            .writable(id)
+            .and_then(|log| if log.active.free(number) { Ok(()) } else { Err(freed_already(id, address)) });
         if let Err(error) = checked {
             effects.push(Effect::Reply { token, reply: Err(error) });
             return;
         }
-        let payload = FreePayload { addresses: vec![(number, address)] }.to_bytes();
+        let payload = FreePayload { appends: vec![(number, address)] }.to_bytes();
         let fields = RecordFields { kind: RecordKind::Free, time, ..RecordFields::default() };
         let number = self.place(id, fields, &payload, effects);
         self.answer_when_durable(id, number, token, Reply::Freed);
@@ -540,7 +217,6 @@ impl Primary {
             address,
             asked: durability,
             max_risk: append.max_risk,
-            deadline,
             overdue: false,
             duplicate: stored.is_some(),
             accepted: now,
@@ -578,7 +254,7 @@ impl Primary {
             if log.feed == Feed::Live {
                 if self.unconfirmed_bytes + record.bytes().len() <= self.config.link_buffer_bytes_max {
                     self.unconfirmed_bytes += record.bytes().len();
-                    log.send(&record, &mut self.ledger, effects);
+                    log.send(&record, &mut self.ledger, self.pricer.generation(), effects);
                 } else {
                     log.feed = Feed::CatchUp { number, address: record.header.address, reading: false };
                     effects.push(Effect::Event(Event::Spilled { log: id }));
@@ -596,7 +272,7 @@ impl Primary {
     }
 
     /// The log, if it exists and takes records.
-    fn writable(&mut self, id: LogId) -> Result<&mut Log, Error> {
+    fn writable(&mut self, id: LogId) -> Result<&mut LogState, Error> {
         let log = self.logs.get_mut(&id).ok_or_else(|| unknown_log(id))?;
         match &log.refusal {
             Some(refusal) => Err(refusal.clone()),
@@ -651,6 +327,7 @@ impl Primary {
         for (&id, log) in &mut self.logs {
             let mark = marks.iter().find(|mark| mark.log == id.0);
             log.join(id, mark, effects);
+            self.ledger.confirm(id, log.mirrored.records);
         }
         let ids: Vec<LogId> = self.logs.keys().copied().collect();
         for id in ids {
@@ -664,7 +341,7 @@ impl Primary {
             return;
         }
         self.session += 1;
-        self.ledger.reset();
+        self.ledger = Ledger::new();
         self.unconfirmed_bytes = 0;
         let ids: Vec<LogId> = self.logs.keys().copied().collect();
         for id in ids {
@@ -690,7 +367,8 @@ impl Primary {
 
     fn coverage(&mut self, now: Time, covered: &[Covered], effects: &mut Vec<Effect>) {
         for change in covered {
-            self.ledger.cover(change.key, change.exposure, change.sent, change.complete, &mut self.pricer);
+            let Covered { key, exposure, sent, complete } = *change;
+            self.ledger.cover(&mut self.pricer, key, WireState { exposure, sent, complete });
         }
         let mut logs: Vec<LogId> = covered.iter().map(|change| change.key.log).collect();
         logs.sort_unstable();
@@ -748,7 +426,8 @@ impl Primary {
             return;
         }
         let from = log.unwritten.iter().position(|(_, n)| *n >= number).unwrap_or(log.unwritten.len());
-        let records: Vec<Record> = log.unwritten.iter().skip(from).map(|(record, _)| record.clone()).collect();
+        let records: Vec<Record> =
+            log.unwritten.iter().skip(from).map(|(record, _)| record.clone()).collect();
         for record in records {
             if self.unconfirmed_bytes + record.bytes().len() > self.config.link_buffer_bytes_max {
                 log.feed = Feed::CatchUp { number, address, reading: false };
@@ -756,7 +435,7 @@ impl Primary {
             }
             self.unconfirmed_bytes += record.bytes().len();
             effects.push(announce(&record));
-            log.send(&record, &mut self.ledger, effects);
+            log.send(&record, &mut self.ledger, self.pricer.generation(), effects);
             number = record.header.number + 1;
             address = record.header.next_address();
         }
@@ -795,7 +474,7 @@ impl Primary {
             }
             self.unconfirmed_bytes += record.bytes().len();
             effects.push(announce(&record));
-            log.send(&record, &mut self.ledger, effects);
+            log.send(&record, &mut self.ledger, self.pricer.generation(), effects);
             number += 1;
             address = record.header.next_address();
         }
@@ -851,13 +530,16 @@ impl Primary {
             if at >= log.pending.len() {
                 return;
             }
-            let progress = log.progress(id, at, linked, &self.ledger);
-            log.note_stages(at, now, &progress, self.pricer.structure());
+            let (progress, wire) = log.progress(id, at, linked, &mut self.ledger);
+            log.note_stages(at, now, &progress, wire, self.pricer.structure());
             let pending = &log.pending[at];
             let waiting = Waiting { asked: pending.asked, max_risk: pending.max_risk };
             let late = pending.overdue && log.degrade == Degrade::Degrade && progress.durable;
             match decide(&waiting, &progress) {
-                Some(reached) => self.acknowledge(now, id, at, reached.level, &reached.reason, effects),
+                Some(reached) => {
+                    let why = reached.reason.to_string();
+                    self.acknowledge(now, id, at, reached.level, &why, effects);
+                }
                 None if late => {
                     let key = RecordKey { log: id, number: pending.number };
                     effects.push(Effect::Event(Event::Degraded { key, asked: pending.asked }));
@@ -880,7 +562,7 @@ impl Primary {
     ) {
         let linked = self.is_linked();
         let Some(log) = self.logs.get_mut(&id) else { return };
-        let progress = log.progress(id, at, linked, &self.ledger);
+        let (progress, _) = log.progress(id, at, linked, &mut self.ledger);
         let Some(mut pending) = log.pending.remove(at) else { return };
         pending.tell(Stage {
             own: progress.own,
@@ -896,7 +578,7 @@ impl Primary {
             own: progress.own,
             prefix: progress.prefix,
             confidence: self.pricer.channel().confidence,
-            model: self.pricer.model_name(),
+            model: self.pricer.model().name(),
             code: self.code.clone(),
             epoch: log.tail.epoch(),
             accepted: pending.accepted,
@@ -906,192 +588,6 @@ impl Primary {
         };
         effects.push(Effect::Reply { token: pending.token, reply: Ok(Reply::Acked(Box::new(acked))) });
     }
-}
-
-impl Log {
-    fn new(name: String, degrade: Degrade, tail: Tail, requests_max: usize) -> Self {
-        Self {
-            name,
-            degrade,
-            durable: tail.next_number(),
-            tail,
-            active: ActiveMap::default(),
-            requests: Requests::new(requests_max),
-            announced: 0,
-            announcing_from: u64::MAX,
-            mirrored: LogMark::default(),
-            feed: Feed::Off,
-            in_flight: InFlight::default(),
-            unwritten: VecDeque::new(),
-            waiting_durable: VecDeque::new(),
-            pending: VecDeque::new(),
-            lag_samples: VecDeque::new(),
-            refusal: None,
-        }
-    }
-
-    /// Address of the record that was placed last.
-    fn last_address(&self) -> LogAddress {
-        self.unwritten.back().map(|(record, _)| record.header.address).unwrap_or_default()
-    }
-
-    fn send(&mut self, record: &Record, ledger: &mut Ledger, effects: &mut Vec<Effect>) {
-        let key = record.header.key();
-        ledger.insert(key);
-        self.in_flight.push(key.number, record.bytes().len());
-        effects.push(Effect::Send { key, record: record.bytes() });
-    }
-
-    /// Joins a session: compares what the mirror has with what is here.
-    fn join(&mut self, id: LogId, mark: Option<&LogMarkV1>, effects: &mut Vec<Effect>) {
-        let (records, address, epoch) = mark.map_or((0, Tail::first_address(), 0), |mark| {
-            (mark.records, LogAddress::new(mark.segment, mark.offset), mark.epoch)
-        });
-        let here = self.tail.next_number();
-        if epoch > self.tail.epoch().0 {
-            self.refusal = Some(Error::new(
-                ErrorKind::Fenced,
-                format!(
-                    "log {id} was promoted at the other site under epoch {epoch} and this site has epoch {}; \
-                     append there",
-                    self.tail.epoch()
-                ),
-            ));
-            effects.push(Effect::Event(Event::Fenced { log: id, epoch }));
-            return;
-        }
-        if records > here {
-            effects.push(Effect::Event(Event::Diverged { log: id, mirror: records, here }));
-            return;
-        }
-        self.mirrored = LogMark { records, address };
-        self.announced = records;
-        self.announcing_from = here;
-        self.trim_lag_samples();
-        self.feed = if records == here && self.unwritten.is_empty() {
-            Feed::Live
-        } else {
-            Feed::CatchUp { number: records, address, reading: false }
-        };
-    }
-
-    fn stop_feed(&mut self, id: LogId, reason: String, effects: &mut Vec<Effect>) {
-        self.feed = Feed::Off;
-        effects.push(Effect::Event(Event::BacklogFailed { log: id, reason }));
-    }
-
-    /// Drops the samples of records that the mirror has, but for the last one before the first it lacks.
-    fn trim_lag_samples(&mut self) {
-        while self.lag_samples.get(1).is_some_and(|&(number, _)| number <= self.mirrored.records) {
-            self.lag_samples.pop_front();
-        }
-    }
-
-    fn progress(&self, id: LogId, at: usize, linked: bool, ledger: &Ledger) -> Progress {
-        let number = self.pending[at].number;
-        let mirrored = number < self.mirrored.records;
-        let risks = ledger.risk(RecordKey { log: id, number });
-        let (own, prefix) = match risks {
-            _ if mirrored => (Risk::NONE, Risk::NONE),
-            Some(risks) => (risks.own, risks.prefix),
-            None => (Risk::CERTAIN, Risk::CERTAIN),
-        };
-        Progress {
-            durable: number < self.durable,
-            // Without a session, or for a record from before it, there is nobody to announce to.
-            announced: !linked || number < self.announcing_from || number < self.announced,
-            sent: risks.as_ref().is_some_and(|r| r.sent),
-            complete: risks.as_ref().is_some_and(|r| r.complete),
-            exposure: risks.as_ref().and_then(|r| r.exposure),
-            own,
-            prefix,
-            mirrored,
-        }
-    }
-
-    fn note_stages(&mut self, at: usize, now: Time, progress: &Progress, structure: &Structure) {
-        let pending = &mut self.pending[at];
-        if pending.path.is_none() {
-            return;
-        }
-        let repairs = progress.exposure.map_or(0, |exposure| exposure.repairs());
-        let stage = |kind, note: &str| Stage {
-            repairs,
-            repairs_full: structure.repairs_per_symbol(),
-            own: progress.own,
-            prefix: progress.prefix,
-            ..Stage::plain(kind, now, note)
-        };
-        let seen = pending.seen;
-        let announced = pending.number < self.announced;
-        let mut stages = Vec::new();
-        if announced && !seen.announced {
-            stages.push(stage(StageKind::Announced, "the announcement is on the wire"));
-        }
-        if progress.sent && !seen.sent {
-            let symbols = progress.exposure.map_or(0, |exposure| exposure.symbols);
-            stages.push(stage(StageKind::Sent, &format!("{symbols} source symbols have left the site")));
-        }
-        if repairs > seen.repairs {
-            stages.push(stage(StageKind::Covered, "repairs for every symbol have left the site"));
-        }
-        if progress.durable && !seen.durable {
-            stages.push(stage(StageKind::Durable, "synced to this site's disk"));
-        }
-        if progress.mirrored && !seen.mirrored {
-            stages.push(stage(StageKind::Mirrored, "synced to the mirror's disk and confirmed"));
-        }
-        for stage in stages {
-            pending.tell(stage);
-        }
-        pending.seen = Seen {
-            announced: announced || seen.announced,
-            sent: progress.sent || seen.sent,
-            repairs: repairs.max(seen.repairs),
-            durable: progress.durable || seen.durable,
-            mirrored: progress.mirrored || seen.mirrored,
-        };
-    }
-
-    fn status(&self, id: LogId, segment_bytes: u32) -> LogStatus {
-        let end = self.tail.next_address();
-        let position = |address: LogAddress| {
-            u64::from(address.segment.0) * u64::from(segment_bytes) + u64::from(address.offset)
-        };
-        let behind = self.mirrored.records < self.tail.next_number();
-        LogStatus {
-            log: id,
-            name: self.name.clone(),
-            degrade: self.degrade,
-            epoch: self.tail.epoch().0,
-            records: self.tail.next_number(),
-            durable: self.durable,
-            mirrored: self.mirrored.records,
-            end,
-            lag_bytes: if behind { position(end).saturating_sub(position(self.mirrored.address)) } else { 0 },
-            oldest_unmirrored: if behind { self.lag_samples.front().map(|&(_, time)| time) } else { None },
-            waiting: self.pending.len(),
-            freed: self.active.freed(),
-            feed: match self.feed {
-                Feed::Off => "off",
-                Feed::Live => "live",
-                Feed::CatchUp { .. } => "catching up",
-            },
-        }
-    }
-}
-
-fn announce(record: &Record) -> Effect {
-    let header = &record.header;
-    let announcement = Announcement {
-        log: header.log,
-        address: header.address,
-        length: header.length,
-        epoch: header.epoch,
-        digest: header.digest,
-        request: header.request,
-    };
-    Effect::Announce { key: header.key(), announcement }
 }
 
 /// Splits a batch into runs of equal keys, so that each log is settled once per run.

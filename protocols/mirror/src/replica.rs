@@ -8,7 +8,7 @@ use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, Reque
 use parhelion_wire::Announcement;
 use parhelion_wire::link::LogMarkV1;
 
-use crate::primary::{PrimaryLog, Token};
+use crate::input::{PrimaryLog, Token};
 
 /// Most announcements kept of appends that are not here; the oldest logs' entries go first. A promise of
 /// an exact list of losses holds for up to this many.
@@ -264,8 +264,9 @@ impl Replica {
                             touched.insert(record.header.log);
                             self.receive(record, effects);
                         }
-                        Err(error) => effects
-                            .push(ReplicaEffect::Event(ReplicaEvent::Malformed { reason: error.to_string() })),
+                        Err(error) => effects.push(ReplicaEffect::Event(ReplicaEvent::Malformed {
+                            reason: error.to_string(),
+                        })),
                     }
                 }
                 for id in touched {
@@ -292,8 +293,10 @@ impl Replica {
 
     fn announced(&mut self, batch: Vec<Announcement>) {
         for announcement in batch {
-            let applied =
-                self.logs.get(&announcement.log).is_some_and(|log| announcement.address < log.tail.next_address());
+            let applied = self
+                .logs
+                .get(&announcement.log)
+                .is_some_and(|log| announcement.address < log.tail.next_address());
             if !applied {
                 self.announced.insert((announcement.log, announcement.address), announcement);
             }
@@ -350,7 +353,10 @@ impl Replica {
 
     fn promotion(&self) -> Promotion {
         let held = |id: LogId, log: &Log| {
-            log.held.values().map(move |record| Gap { log: id, address: record.header.address }).collect::<Vec<_>>()
+            log.held
+                .values()
+                .map(move |record| Gap { log: id, address: record.header.address })
+                .collect::<Vec<_>>()
         };
         let behind_gap = self.logs.iter().flat_map(|(&id, log)| held(id, log)).collect();
         let highest = self.logs.values().map(|log| log.tail.epoch()).max().unwrap_or_default();
@@ -418,7 +424,7 @@ impl Log {
             RecordKind::Append => {}
             RecordKind::Free => {
                 if let Ok(free) = FreePayload::parse(&record.payload()) {
-                    for (number, _) in free.addresses {
+                    for (number, _) in free.appends {
                         self.active.free(number);
                     }
                 }

@@ -34,9 +34,9 @@ impl Bed {
             deadline: Duration::from_secs(10),
             requests_max: 100,
         };
-        let mut pricer = Pricer::new(Arc::new(IidBound));
-        pricer.set_channel(Channel::independent(1e-3, 0.999));
-        let mut bed = Self { primary: Primary::new(config, pricer, Vec::new()), now: Time::from_nanos(1), token: 0 };
+        let pricer = Pricer::new(Arc::new(IidBound), Structure::None, Channel::independent(1e-3, 0.999));
+        let mut bed =
+            Self { primary: Primary::new(config, pricer, Vec::new()), now: Time::from_nanos(1), token: 0 };
         let token = bed.token();
         let effects = bed.step(Input::Create {
             token,
@@ -46,7 +46,9 @@ impl Bed {
             request: RequestId(1),
             time: SourceTime(1),
         });
-        assert!(matches!(&effects[..], [Effect::Write { record, opens_segment: true }] if record.header.kind == RecordKind::Create));
+        assert!(
+            matches!(&effects[..], [Effect::Write { record, opens_segment: true }] if record.header.kind == RecordKind::Create)
+        );
         let effects = bed.durable(1);
         assert!(matches!(&effects[..], [Effect::Reply { reply: Ok(Reply::Created(LOG)), .. }]));
         bed
@@ -330,7 +332,9 @@ fn a_failed_disk_fails_what_waits_and_refuses_what_comes() {
     let mut bed = Bed::new(Degrade::Block);
     bed.append(Durability::Local, 10, 5);
     let effects = bed.step(Input::WriteFailed { log: LOG, reason: "no space left".to_owned() });
-    assert!(matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.message().contains("no space left")));
+    assert!(
+        matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.message().contains("no space left"))
+    );
     let effects = bed.append(Durability::Local, 10, 6);
     assert!(matches!(&effects[..], [Effect::Reply { reply: Err(_), .. }]));
 }

@@ -1,0 +1,309 @@
+//! What goes into a primary and what comes out: inputs, effects, answers, events.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use parhelion_log::{ActiveMap, Record, Tail};
+use parhelion_plugin::{Channel, Exposure, Structure};
+use parhelion_types::{
+    Degrade, Durability, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, TraceContext,
+};
+use parhelion_wire::Announcement;
+use parhelion_wire::link::LogMarkV1;
+
+use crate::pending::Acked;
+
+/// Names a request of a client until it is answered.
+pub type Token = u64;
+
+/// Settings of a primary.
+#[derive(Clone, Debug)]
+pub struct PrimaryConfig {
+    /// Size of a segment file.
+    pub segment_bytes: u32,
+    /// Bytes that may be sent and not confirmed; above it a log is fed from its segments.
+    pub link_buffer_bytes_max: usize,
+    /// Deadline of appends that bring none.
+    pub deadline: Duration,
+    /// Request ids remembered per log.
+    pub requests_max: usize,
+}
+
+/// An append, checked by the front end: not empty, not over the limit.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Whom to answer.
+    pub token: Token,
+    /// The log.
+    pub log: LogId,
+    /// The bytes.
+    pub payload: Bytes,
+    /// The level asked for.
+    pub durability: Durability,
+    /// Largest acceptable prefix risk for the network level.
+    pub max_risk: Risk,
+    /// When the degrade policy applies.
+    pub deadline: Option<Duration>,
+    /// Makes a retry safe.
+    pub request: RequestId,
+    /// Whether the safety path is wanted in the answer.
+    pub explain: bool,
+    /// The trace the append belongs to.
+    pub trace: TraceContext,
+    /// The wall clock, for the record.
+    pub time: SourceTime,
+}
+
+/// What may happen to a primary.
+#[derive(Debug)]
+pub enum Input {
+    /// A client creates a log under a number that the metadata server chose.
+    Create {
+        /// Whom to answer.
+        token: Token,
+        /// The number.
+        log: LogId,
+        /// The name.
+        name: String,
+        /// The policy.
+        degrade: Degrade,
+        /// Makes a retry safe.
+        request: RequestId,
+        /// The wall clock, for the record.
+        time: SourceTime,
+    },
+    /// A client appends.
+    Append(Append),
+    /// A client frees an append.
+    Free {
+        /// Whom to answer.
+        token: Token,
+        /// The log.
+        log: LogId,
+        /// The append's record number and address, as the store read them.
+        freed: (u64, LogAddress),
+        /// The wall clock, for the record.
+        time: SourceTime,
+    },
+    /// All records of the log below `records` are durable here.
+    Durable {
+        /// The log.
+        log: LogId,
+        /// Count of durable records.
+        records: u64,
+    },
+    /// The log can be written no more until the node restarts.
+    WriteFailed {
+        /// The log.
+        log: LogId,
+        /// Why.
+        reason: String,
+    },
+    /// A session with the mirror began.
+    LinkUp {
+        /// Where each log ends there.
+        marks: Vec<LogMarkV1>,
+        /// The code in force.
+        structure: Structure,
+        /// The code in force, for people.
+        code: String,
+    },
+    /// The session ended.
+    LinkDown,
+    /// Another code is in force.
+    CodeChanged {
+        /// Its structure.
+        structure: Structure,
+        /// Its name, version and parameters.
+        code: String,
+    },
+    /// Announcements are on the wire.
+    Announced(Vec<RecordKey>),
+    /// Coverage rose.
+    Coverage(Vec<Covered>),
+    /// Logs advanced at the mirror.
+    Mirrored(Vec<LogMarkV1>),
+    /// The estimator's bounds on the channel changed.
+    Channel(Channel),
+    /// The answer to [`Effect::ReadBacklog`].
+    Backlog {
+        /// The log.
+        log: LogId,
+        /// As in the effect: answers to questions of an earlier session are ignored.
+        session: u64,
+        /// Records in log order, or why there are none.
+        records: Result<Vec<Record>, String>,
+    },
+    /// [`Primary::poll_timeout`] has come.
+    Timeout,
+}
+
+/// Coverage of one record.
+#[derive(Clone, Copy, Debug)]
+pub struct Covered {
+    /// The record.
+    pub key: RecordKey,
+    /// Symbols and coverage.
+    pub exposure: Exposure,
+    /// Whether every symbol of it is on the wire.
+    pub sent: bool,
+    /// Whether its coverage is complete.
+    pub complete: bool,
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Store the record. Writes of one log are in order and must stay so.
+    Write {
+        /// The record.
+        record: Record,
+        /// Whether it is the first of a new segment.
+        opens_segment: bool,
+    },
+    /// Send the announcement on the critical lane.
+    Announce {
+        /// The record.
+        key: RecordKey,
+        /// Its forty bytes.
+        announcement: Announcement,
+    },
+    /// Send the record on the bulk lane.
+    Send {
+        /// The record.
+        key: RecordKey,
+        /// Header and payload.
+        record: Bytes,
+    },
+    /// Read durable records of a log and bring them as [`Input::Backlog`].
+    ReadBacklog {
+        /// The log.
+        log: LogId,
+        /// Where to start.
+        from: LogAddress,
+        /// Most bytes.
+        bytes_max: usize,
+        /// To be given back.
+        session: u64,
+    },
+    /// Answer a client.
+    Reply {
+        /// Whom.
+        token: Token,
+        /// What.
+        reply: Result<Reply, Error>,
+    },
+    /// Tell the operator.
+    Event(Event),
+}
+
+/// Answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// The log exists.
+    Created(LogId),
+    /// The append is as safe as was asked, or as the policy allows.
+    Acked(Box<Acked>),
+    /// The append is freed.
+    Freed,
+}
+
+/// What an operator should know. One log line each, logged by the shell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A deadline passed and the policy is to wait on.
+    Overdue {
+        /// The record.
+        key: RecordKey,
+        /// The level it waits for.
+        asked: Durability,
+    },
+    /// An append was acknowledged below the level asked.
+    Degraded {
+        /// The record.
+        key: RecordKey,
+        /// The level asked.
+        asked: Durability,
+    },
+    /// The link's buffer is full: the log feeds the mirror from its segments from now on.
+    Spilled {
+        /// The log.
+        log: LogId,
+    },
+    /// The mirror has all of the log again and is fed live.
+    CaughtUp {
+        /// The log.
+        log: LogId,
+    },
+    /// The mirror has a newer epoch of the log: this site is no longer its primary.
+    Fenced {
+        /// The log.
+        log: LogId,
+        /// The mirror's epoch.
+        epoch: u32,
+    },
+    /// The mirror holds more of the log than this site.
+    Diverged {
+        /// The log.
+        log: LogId,
+        /// Records there.
+        mirror: u64,
+        /// Records here.
+        here: u64,
+    },
+    /// The log cannot be read to feed the mirror.
+    BacklogFailed {
+        /// The log.
+        log: LogId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A log as the store recovered or created it.
+#[derive(Debug)]
+pub struct PrimaryLog {
+    /// The log.
+    pub log: LogId,
+    /// Its name.
+    pub name: String,
+    /// Its policy.
+    pub degrade: Degrade,
+    /// Its durable end.
+    pub tail: Tail,
+    /// Which appends are freed.
+    pub active: ActiveMap,
+    /// Requests to remember: id, record number, address.
+    pub requests: Vec<(RequestId, u64, LogAddress)>,
+}
+
+/// State of a log for people.
+#[derive(Clone, Debug)]
+pub struct LogStatus {
+    /// The log.
+    pub log: LogId,
+    /// Its name.
+    pub name: String,
+    /// Its policy.
+    pub degrade: Degrade,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Records appended.
+    pub records: u64,
+    /// Records durable here.
+    pub durable: u64,
+    /// Records durable at the mirror, as far as known.
+    pub mirrored: u64,
+    /// End of the log.
+    pub end: LogAddress,
+    /// Bytes that the mirror lacks, headers and unused segment ends included.
+    pub lag_bytes: u64,
+    /// Acceptance time of the oldest record that the mirror lacks.
+    pub oldest_unmirrored: Option<SourceTime>,
+    /// Appends that wait for their acknowledgement.
+    pub waiting: usize,
+    /// Appends freed.
+    pub freed: u64,
+    /// `off`, `live` or `catching up`.
+    pub feed: &'static str,
+}

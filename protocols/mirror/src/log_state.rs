@@ -1,0 +1,256 @@
+//! One log at its primary.
+
+use std::collections::VecDeque;
+
+use parhelion_log::{ActiveMap, Record, Tail};
+use parhelion_plugin::Structure;
+use parhelion_risk::{CodeGeneration, Ledger, Progress, WireState};
+use parhelion_types::{Degrade, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, SourceTime, Time};
+use parhelion_wire::Announcement;
+use parhelion_wire::link::LogMarkV1;
+
+use crate::feed::{Feed, InFlight};
+use crate::input::{Effect, Event, LogStatus, Reply, Token};
+use crate::path::{Stage, StageKind};
+use crate::pending::{Pending, Seen};
+use crate::requests::Requests;
+
+#[derive(Debug)]
+pub(crate) struct LogState {
+    pub name: String,
+    pub degrade: Degrade,
+    pub tail: Tail,
+    pub active: ActiveMap,
+    pub requests: Requests,
+    pub durable: u64,
+    pub announced: u64,
+    /// First record number of this session that was announced as it was appended.
+    pub announcing_from: u64,
+    pub mirrored: LogMark,
+    pub feed: Feed,
+    pub in_flight: InFlight,
+    /// Records that are written and not yet durable: the log cannot be asked for them.
+    pub unwritten: VecDeque<(Record, u64)>,
+    /// Answers that wait for durability alone: creations and frees.
+    pub waiting_durable: VecDeque<(u64, Token, Reply)>,
+    pub pending: VecDeque<Pending>,
+    pub lag_samples: VecDeque<(u64, SourceTime)>,
+    pub refusal: Option<Error>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogMark {
+    pub records: u64,
+    pub address: LogAddress,
+}
+
+impl LogState {
+    pub fn new(name: String, degrade: Degrade, tail: Tail, requests_max: usize) -> Self {
+        Self {
+            name,
+            degrade,
+            durable: tail.next_number(),
+            tail,
+            active: ActiveMap::default(),
+            requests: Requests::new(requests_max),
+            announced: 0,
+            announcing_from: u64::MAX,
+            mirrored: LogMark::default(),
+            feed: Feed::Off,
+            in_flight: InFlight::default(),
+            unwritten: VecDeque::new(),
+            waiting_durable: VecDeque::new(),
+            pending: VecDeque::new(),
+            lag_samples: VecDeque::new(),
+            refusal: None,
+        }
+    }
+
+    /// Address of the record that was placed last.
+    pub fn last_address(&self) -> LogAddress {
+        self.unwritten.back().map(|(record, _)| record.header.address).unwrap_or_default()
+    }
+
+    pub fn send(
+        &mut self,
+        record: &Record,
+        ledger: &mut Ledger,
+        generation: CodeGeneration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let key = record.header.key();
+        ledger.insert(key, generation);
+        self.in_flight.push(key.number, record.bytes().len());
+        effects.push(Effect::Send { key, record: record.bytes() });
+    }
+
+    /// Joins a session: compares what the mirror has with what is here.
+    pub fn join(&mut self, id: LogId, mark: Option<&LogMarkV1>, effects: &mut Vec<Effect>) {
+        let (records, address, epoch) = mark.map_or((0, Tail::first_address(), 0), |mark| {
+            (mark.records, LogAddress::new(mark.segment, mark.offset), mark.epoch)
+        });
+        let here = self.tail.next_number();
+        if epoch > self.tail.epoch().0 {
+            self.refusal = Some(Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "log {id} was promoted at the other site under epoch {epoch} and this site has epoch {}; \
+                     append there",
+                    self.tail.epoch()
+                ),
+            ));
+            effects.push(Effect::Event(Event::Fenced { log: id, epoch }));
+            return;
+        }
+        if records > here {
+            effects.push(Effect::Event(Event::Diverged { log: id, mirror: records, here }));
+            return;
+        }
+        self.mirrored = LogMark { records, address };
+        self.announced = records;
+        self.announcing_from = here;
+        self.trim_lag_samples();
+        self.feed = if records == here && self.unwritten.is_empty() {
+            Feed::Live
+        } else {
+            Feed::CatchUp { number: records, address, reading: false }
+        };
+    }
+
+    pub fn stop_feed(&mut self, id: LogId, reason: String, effects: &mut Vec<Effect>) {
+        self.feed = Feed::Off;
+        effects.push(Effect::Event(Event::BacklogFailed { log: id, reason }));
+    }
+
+    /// Drops the samples of records that the mirror has, but for the last one before the first it lacks.
+    pub fn trim_lag_samples(&mut self) {
+        while self.lag_samples.get(1).is_some_and(|&(number, _)| number <= self.mirrored.records) {
+            self.lag_samples.pop_front();
+        }
+    }
+
+    /// What is known of the pending append at index `at`.
+    pub fn progress(
+        &self,
+        id: LogId,
+        at: usize,
+        linked: bool,
+        ledger: &mut Ledger,
+    ) -> (Progress, Option<WireState>) {
+        let number = self.pending[at].number;
+        let mirrored = number < self.mirrored.records;
+        let risks = ledger.risk(RecordKey { log: id, number });
+        let (own, prefix) = match risks {
+            _ if mirrored => (Risk::NONE, Risk::NONE),
+            Some(risks) => (risks.own, risks.prefix),
+            None => (Risk::CERTAIN, Risk::CERTAIN),
+        };
+        let wire = risks.and_then(|risks| risks.wire);
+        let progress = Progress {
+            durable: number < self.durable,
+            linked,
+            // A record from before the session is announced when its turn comes; it is known by name, or
+            // was acknowledged by another rule.
+            announced: number < self.announcing_from || number < self.announced,
+            complete: wire.is_some_and(|wire| wire.complete),
+            own,
+            prefix,
+            mirrored,
+        };
+        (progress, wire)
+    }
+
+    /// Adds what has newly happened to the pending append at index `at` to its path, if somebody wants it.
+    pub fn note_stages(
+        &mut self,
+        at: usize,
+        now: Time,
+        progress: &Progress,
+        wire: Option<WireState>,
+        structure: &Structure,
+    ) {
+        let pending = &mut self.pending[at];
+        if pending.path.is_none() {
+            return;
+        }
+        let sent = wire.is_some_and(|wire| wire.sent);
+        let repairs = wire.map_or(0, |wire| wire.exposure.repairs());
+        let stage = |kind, note: &str| Stage {
+            repairs,
+            repairs_full: structure.repairs_per_symbol(),
+            own: progress.own,
+            prefix: progress.prefix,
+            ..Stage::plain(kind, now, note)
+        };
+        let seen = pending.seen;
+        let announced = pending.number < self.announced;
+        let mut stages = Vec::new();
+        if announced && !seen.announced {
+            stages.push(stage(StageKind::Announced, "the announcement is on the wire"));
+        }
+        if sent && !seen.sent {
+            let symbols = wire.map_or(0, |wire| wire.exposure.symbols);
+            stages.push(stage(StageKind::Sent, &format!("{symbols} source symbols have left the site")));
+        }
+        if repairs > seen.repairs {
+            stages.push(stage(StageKind::Covered, "repairs for every symbol have left the site"));
+        }
+        if progress.durable && !seen.durable {
+            stages.push(stage(StageKind::Durable, "synced to this site's disk"));
+        }
+        if progress.mirrored && !seen.mirrored {
+            stages.push(stage(StageKind::Mirrored, "synced to the mirror's disk and confirmed"));
+        }
+        for stage in stages {
+            pending.tell(stage);
+        }
+        pending.seen = Seen {
+            announced: announced || seen.announced,
+            sent: sent || seen.sent,
+            repairs: repairs.max(seen.repairs),
+            durable: progress.durable || seen.durable,
+            mirrored: progress.mirrored || seen.mirrored,
+        };
+    }
+
+    pub fn status(&self, id: LogId, segment_bytes: u32) -> LogStatus {
+        let end = self.tail.next_address();
+        let position = |address: LogAddress| {
+            u64::from(address.segment.0) * u64::from(segment_bytes) + u64::from(address.offset)
+        };
+        let behind = self.mirrored.records < self.tail.next_number();
+        LogStatus {
+            log: id,
+            name: self.name.clone(),
+            degrade: self.degrade,
+            epoch: self.tail.epoch().0,
+            records: self.tail.next_number(),
+            durable: self.durable,
+            mirrored: self.mirrored.records,
+            end,
+            lag_bytes: if behind { position(end).saturating_sub(position(self.mirrored.address)) } else { 0 },
+            oldest_unmirrored: if behind { self.lag_samples.front().map(|&(_, time)| time) } else { None },
+            waiting: self.pending.len(),
+            freed: self.active.freed(),
+            feed: match self.feed {
+                Feed::Off => "off",
+                Feed::Live => "live",
+                Feed::CatchUp { .. } => "catching up",
+            },
+        }
+    }
+}
+
+/// The effect that announces a record.
+pub(crate) fn announce(record: &Record) -> Effect {
+    let header = &record.header;
+    let announcement = Announcement {
+        log: header.log,
+        address: header.address,
+        length: header.length,
+        epoch: header.epoch,
+        digest: header.digest,
+        request: header.request,
+    };
+    Effect::Announce { key: header.key(), announcement }
+}
