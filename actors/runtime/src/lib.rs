@@ -5,8 +5,10 @@
 //! - [`Gate`] bounds what is on its way to an actor in bytes. actix's mailbox bound does not: every clone
 //!   of an address owns a slot of its own, and `do_send` ignores the bound altogether.
 
+mod clock;
 mod gate;
 mod supervise;
 
+pub use clock::Clock;
 pub use gate::{Credit, Gate};
 pub use supervise::{Escalation, Policy, supervise};

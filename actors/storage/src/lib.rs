@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The storage server: segments on disk, the catalogue, and the actor that drives a primary's or a mirror's
+//! core.
+
+mod actor;
+pub mod catalogue;
+mod mirroring;
+mod request;
+pub mod store;
+mod trace;
+
+pub use actor::{StorageActor, StorageConfig};
+pub use mirroring::{LatencyFigures, MirroringLatency, PendingBytes};
+pub use request::{Answer, FromLink, FromMirrorLink, FromStore, Relink, Request, SetChannel, SiteStatus};

@@ -1,6 +1,6 @@
 //! The mirror: applies each log in order, knows what it lacks, and can be promoted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use parhelion_log::{ActiveMap, CreatePayload, FreePayload, Record, RecordKind, Tail};
@@ -13,6 +13,9 @@ use crate::input::{PrimaryLog, Token};
 /// Most announcements kept of appends that are not here; the oldest logs' entries go first. A promise of
 /// an exact list of losses holds for up to this many.
 const ANNOUNCED_MAX: usize = 4 << 20;
+
+/// Request ids remembered per log, for the time after a promotion.
+const REQUESTS_MAX: usize = 65_536;
 
 /// What may happen to a mirror.
 #[derive(Debug)]
@@ -180,11 +183,12 @@ struct Log {
     degrade: Degrade,
     tail: Tail,
     active: ActiveMap,
-    requests: Vec<(RequestId, u64, LogAddress)>,
+    requests: VecDeque<(RequestId, u64, LogAddress)>,
     durable: u64,
     durable_end: LogAddress,
     newest: SourceTime,
     held: BTreeMap<u64, Record>,
+    held_bytes: usize,
     refusal: Option<String>,
 }
 
@@ -200,7 +204,7 @@ impl Replica {
                 durable_end: log.tail.next_address(),
                 tail: log.tail,
                 active: log.active,
-                requests: log.requests,
+                requests: log.requests.into(),
                 ..Log::empty(log.log)
             };
             (log.log, recovered)
@@ -225,6 +229,12 @@ impl Replica {
         })
     }
 
+    /// Bytes of records that wait behind gaps.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.logs.values().map(|log| log.held_bytes).sum()
+    }
+
     /// Whether the append with that record number was freed.
     #[must_use]
     pub fn is_freed(&self, log: LogId, number: u64) -> bool {
@@ -242,7 +252,7 @@ impl Replica {
                 degrade: log.degrade,
                 tail: log.tail,
                 active: log.active,
-                requests: log.requests,
+                requests: log.requests.into(),
             }
         };
         // A log whose creation never arrived does not exist.
@@ -314,7 +324,10 @@ impl Replica {
             let reason = format!("a record of epoch {old} came after epoch {new}: its primary is fenced");
             effects.push(ReplicaEffect::Event(ReplicaEvent::Diverged { log: id, reason }));
         } else if record.header.number >= log.tail.next_number() {
-            log.held.insert(record.header.number, record);
+            log.held_bytes += record.header.record_bytes();
+            if let Some(twin) = log.held.insert(record.header.number, record) {
+                log.held_bytes -= twin.header.record_bytes();
+            }
         }
     }
 
@@ -324,6 +337,7 @@ impl Replica {
         while log.refusal.is_none() {
             let next = log.tail.next_number();
             let Some(record) = log.held.remove(&next) else { break };
+            log.held_bytes -= record.header.record_bytes();
             match log.tail.accept(&record.header) {
                 Ok(opens_segment) => log.note(&record, effects, opens_segment),
                 Err(misplaced) => {
@@ -386,11 +400,12 @@ impl Log {
             degrade: Degrade::default(),
             tail: Tail::new(id),
             active: ActiveMap::default(),
-            requests: Vec::new(),
+            requests: VecDeque::new(),
             durable: 0,
             durable_end: Tail::first_address(),
             newest: SourceTime::default(),
             held: BTreeMap::new(),
+            held_bytes: 0,
             refusal: None,
         }
     }
@@ -419,7 +434,10 @@ impl Log {
                 }
             }
             RecordKind::Append if !header.request.is_none() => {
-                self.requests.push((header.request, header.number, header.address));
+                self.requests.push_back((header.request, header.number, header.address));
+                if self.requests.len() > REQUESTS_MAX {
+                    self.requests.pop_front();
+                }
             }
             RecordKind::Append => {}
             RecordKind::Free => {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use parhelion_types::limits::DECODER_WINDOW_SYMBOLS_MAX;
+
 use crate::parameters::{Parameter, ParameterError, Parameters};
 
 /// A family of erasure codes, such as Reed-Solomon; makes encoders and decoders for given parameters.
@@ -25,13 +27,21 @@ pub trait ErasureCode: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// As [`ErasureCode::structure`].
-    fn encoder(&self, parameters: &Parameters, symbol_bytes: usize) -> Result<Box<dyn Encoder>, ParameterError>;
+    fn encoder(
+        &self,
+        parameters: &Parameters,
+        symbol_bytes: usize,
+    ) -> Result<Box<dyn Encoder>, ParameterError>;
 
     /// The decoder that undoes that encoder.
     ///
     /// # Errors
     /// As [`ErasureCode::structure`].
-    fn decoder(&self, parameters: &Parameters, symbol_bytes: usize) -> Result<Box<dyn Decoder>, ParameterError>;
+    fn decoder(
+        &self,
+        parameters: &Parameters,
+        symbol_bytes: usize,
+    ) -> Result<Box<dyn Decoder>, ParameterError>;
 }
 
 /// The shape of a code with its parameters: all that coverage and the closed-form models need.
@@ -103,6 +113,17 @@ impl Structure {
         }
     }
 
+    /// Source symbols that a decoder remembers behind the newest one; a power of two.
+    ///
+    /// Twice the span, since a cascade of rebuilt symbols reaches back further than one group (Maelstrom
+    /// needs about 2 r i packets), and at least 1024, which outlasts reordering between paths. Above
+    /// [`DECODER_WINDOW_SYMBOLS_MAX`] there is none: such parameters are refused.
+    #[must_use]
+    pub fn window_symbols(&self) -> Option<usize> {
+        let window = self.span_symbols().saturating_mul(2).max(1024).checked_next_power_of_two()?;
+        usize::try_from(window).ok().filter(|&window| window <= DECODER_WINDOW_SYMBOLS_MAX)
+    }
+
     /// Repair bytes per source byte in steady state.
     #[must_use]
     pub fn overhead(&self) -> f64 {
@@ -167,8 +188,12 @@ pub trait RecoveredSink {
 
 /// Turns a stream of source symbols into repair symbols.
 pub trait Encoder: Send {
-    /// Takes the next source symbol. Ids rise by one; the first may be any number. Repair symbols that
-    /// are due go to `out`.
+    /// Takes the next source symbol, which is on the wire before any repair that this call gives. Ids
+    /// rise by one; the first may be any number. Repair symbols that are due go to `out`.
+    ///
+    /// # Panics
+    /// The payload is longer than the `symbol_bytes` that the encoder was made for, or the id does not
+    /// follow its predecessor: a mistake of the caller, which no decoder could undo.
     fn source(&mut self, id: u64, payload: &[u8], out: &mut dyn RepairSink);
 
     /// Completes the coverage of every symbol given so far: partial groups fire and delayed repairs
@@ -186,9 +211,16 @@ pub trait Decoder: Send {
     /// # Errors
     /// A head that no encoder with these parameters writes, or a payload of an impossible size. The
     /// symbol is ignored, and the decoder stays as it was.
-    fn repair(&mut self, head: RepairHead, payload: &[u8], out: &mut dyn RecoveredSink) -> Result<(), SymbolError>;
+    fn repair(
+        &mut self,
+        head: RepairHead,
+        payload: &[u8],
+        out: &mut dyn RecoveredSink,
+    ) -> Result<(), SymbolError>;
 
-    /// Forgets everything about symbols below `id`: they are at the application, or given up.
+    /// Gives up the symbols below `id`: they are at the application, or no longer wanted. None of them
+    /// is reported from now on. What arrived of them still serves to rebuild later symbols of their
+    /// groups, as long as it lies in the window, so expiring early costs no recovery.
     fn expire(&mut self, id: u64);
 }
 
@@ -202,6 +234,14 @@ pub enum SymbolError {
         bytes: usize,
         /// Largest symbol.
         max: usize,
+    },
+    /// The payload is not as long as the longest symbol of its group.
+    #[error("repair payload of {bytes} bytes, but its group needs {group}; it was truncated")]
+    Inconsistent {
+        /// What came.
+        bytes: usize,
+        /// What the rest of the group asks for.
+        group: usize,
     },
     /// The cover or the index does not fit the parameters.
     #[error("repair head {0:?} does not fit the code's parameters")]
@@ -228,8 +268,11 @@ mod tests {
         assert_eq!(layered.repairs_per_symbol(), 3);
         assert_eq!(layered.full_coverage(), 0b111);
         assert_eq!(layered.span_symbols(), 909);
+        assert_eq!(layered.window_symbols(), Some(2048));
         assert!((layered.overhead() - 0.375).abs() < 1e-12);
         let wide = Structure::Block { r: 128, c: 64, depth: 1 };
         assert_eq!(wide.full_coverage(), u64::MAX);
+        assert_eq!(wide.window_symbols(), Some(1024));
+        assert_eq!(Structure::Block { r: 128, c: 8, depth: 512 }.window_symbols(), None);
     }
 }

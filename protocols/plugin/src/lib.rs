@@ -22,6 +22,8 @@ mod model;
 mod parameters;
 
 pub use channel::Channel;
-pub use code::{Cover, Decoder, Encoder, ErasureCode, RecoveredSink, RepairHead, RepairSink, Structure, SymbolError};
+pub use code::{
+    Cover, Decoder, Encoder, ErasureCode, RecoveredSink, RepairHead, RepairSink, Structure, SymbolError,
+};
 pub use model::{DurabilityModel, Exposure};
 pub use parameters::{Parameter, ParameterError, Parameters, ParseParametersError};

@@ -143,7 +143,9 @@ impl fmt::Display for Parameters {
 
 /// Text that is not a list of parameters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a parameter; write name=value or name=value:value, for example r=8 interleaves=1:11:101")]
+#[error(
+    "{0:?} is not a parameter; write name=value or name=value:value, for example r=8 interleaves=1:11:101"
+)]
 pub struct ParseParametersError(String);
 
 impl FromStr for Parameters {

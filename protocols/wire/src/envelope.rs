@@ -27,6 +27,9 @@ use crate::bytes_at::{crc32c, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at}
 /// Bytes of the prelude.
 pub const ENVELOPE_BYTES: usize = CORRELATION_AT + 8;
 
+/// Largest payload of a frame: a record, which is the largest append behind a record header.
+pub const PAYLOAD_BYTES_MAX: usize = APPEND_BYTES_MAX + (4 << 10);
+
 /// "PHEL", read as a little-endian number.
 const MAGIC: u32 = u32::from_le_bytes(*b"PHEL");
 const KIND_AT: usize = 4;
@@ -162,7 +165,7 @@ impl Envelope {
             if bytes as usize > max { Err(WireError::Long { what, bytes: bytes as usize, max }) } else { Ok(()) }
         };
         over("message body", envelope.body_bytes, MESSAGE_BYTES_MAX)?;
-        over("message payload", envelope.payload_bytes, APPEND_BYTES_MAX)?;
+        over("message payload", envelope.payload_bytes, PAYLOAD_BYTES_MAX)?;
         Ok(envelope)
     }
 
@@ -258,7 +261,7 @@ where
         kind: T::KIND,
         version: T::VERSION,
         body_bytes: length("message body", body.len(), MESSAGE_BYTES_MAX)?,
-        payload_bytes: length("message payload", payload.len(), APPEND_BYTES_MAX)?,
+        payload_bytes: length("message payload", payload.len(), PAYLOAD_BYTES_MAX)?,
         body_crc: crc32c(&body),
         payload_crc: crc32c(payload),
         correlation,

@@ -1,2 +1,58 @@
-//! Placeholder.
-fn main() {}
+//! The one binary of Parhelion: nodes, tools and drills.
+
+mod backend;
+mod cli;
+mod client;
+mod commands;
+mod link;
+mod node;
+mod output;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Cli, Command};
+use crate::output::{Exit, Failure, print_failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Drill(arguments) = &cli.command
+        && arguments.form != "relay"
+    {
+        // Entering a user namespace works only while there is one thread.
+        parhelion_drill::prepare();
+    }
+    let as_json = commands::wants_json(&cli.command);
+    match run(cli.command) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            print_failure(&failure, as_json);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done = |()| Exit::Done.into();
+    match command {
+        Command::Node(arguments) => node::run(commands::load(&arguments.settings)?.settings),
+        Command::Log(command) => commands::log(command).map(Into::into),
+        Command::Mirror(command) => commands::mirror(command).map(Into::into),
+        Command::Drill(arguments) => commands::drill(*arguments).map(Into::into),
+        Command::Config(command) => commands::config(command).map(done),
+        Command::Pki(command) => commands::pki(command).map(done),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "parhelion", &mut std::io::stdout());
+            Ok(done(()))
+        }
+        Command::WanEmulator { .. } => parhelion_wan::run_emulator().map(done).map_err(Failure::new),
+        Command::DrillWriters { arguments } => {
+            parhelion_drill::writers::run(&arguments).map(done).map_err(Failure::new)
+        }
+        Command::DrillCheck { arguments } => {
+            parhelion_drill::check::run(&arguments).map(done).map_err(Failure::new)
+        }
+    }
+}

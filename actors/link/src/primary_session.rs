@@ -1,0 +1,668 @@
+//! One session at the primary, from the first packet to the last.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parhelion_plugin::Exposure;
+use parhelion_types::{ErrorKind, LogId, RecordKey, SiteId, Time};
+use parhelion_wire::link::{
+    ArchivedChannelCountsV1, ChangeCodeV1, ChannelCountsV1, HelloV1, LogMarkV1, RefusalV1, ReportV1, WelcomeV1,
+};
+use parhelion_wire::{Checked, ENVELOPE_BYTES, Envelope, WireError, frame};
+use quinn_proto::{ConnectionHandle, Dir};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustls::pki_types::CertificateDer;
+
+use crate::announcer::Announcer;
+use crate::bulk::Bulk;
+use crate::config::{PrimaryConfig, Transport};
+use crate::error::LinkError;
+use crate::frames::ControlStream;
+use crate::interface::{CoverageChange, LinkCommand, LinkEvent, LinkTelemetry, PrimarySink};
+use crate::lane::{CloseCode, Lane, LaneEvent, LaneKind};
+use crate::primary::earliest;
+use crate::session::{ChosenCode, WELCOME_MARKS_MAX, binding, is, mark};
+use crate::stats::LinkStats;
+use crate::tcp::{NO_SESSION, RecordWriter, WriterEvent};
+use crate::timer::Clock;
+
+/// One session at the primary.
+pub(crate) struct PrimarySession {
+    config: PrimaryConfig,
+    clock: Clock,
+    stats: Arc<LinkStats>,
+    id: u64,
+    code: ChosenCode,
+    code_epoch: u32,
+    phase: Phase,
+    critical: Lane,
+    critical_handle: ConnectionHandle,
+    control: Option<ControlStream>,
+    records: Records,
+    announcer: Option<Announcer>,
+    peer: SiteId,
+    marks: HashMap<u32, LogMarkV1>,
+    report: Option<u64>,
+    coverage: Vec<CoverageChange>,
+    events: Vec<LinkEvent>,
+    telemetry: Option<ChannelCountsV1>,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// As told.
+    Closed,
+    /// By a failure; connecting again may help.
+    Failed { reason: String, was_up: bool },
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Handshakes are under way.
+    Connecting { until: Time },
+    /// The hello is out.
+    Greeting { until: Time },
+    /// Welcome; the record stream is still connecting.
+    Joining,
+    /// Records flow.
+    Up,
+    /// Told to close: what is queued still goes out.
+    Draining { until: Time },
+}
+
+/// What carries the records of this session.
+enum Records {
+    /// The bulk lane's handshake is under way.
+    Handshake(Box<(Lane, ConnectionHandle)>),
+    /// The bulk lane.
+    Quic(Box<Bulk>),
+    /// TCP, from the welcome on.
+    Tcp(Option<RecordWriter>),
+}
+
+/// From the first packet to the welcome.
+const GREETING_MAX: Duration = Duration::from_secs(10);
+/// Batches of packets received per lane and turn; each holds up to some hundred packets.
+const RECEIVE_BATCHES_PER_TURN: usize = 4;
+/// How often the kernel's send queue is looked at while something is in it.
+const DRAIN_POLL: Duration = Duration::from_micros(150);
+/// Packets of the critical lane that leave in one send. Few, because a send may be lost as a whole.
+const CRITICAL_BURST: usize = 4;
+
+impl PrimarySession {
+    /// Opens sockets and begins to connect.
+    pub(crate) fn open(
+        config: &PrimaryConfig,
+        code: ChosenCode,
+        clock: Clock,
+        stats: Arc<LinkStats>,
+    ) -> Result<Self, LinkError> {
+        let (now, time) = clock.now();
+        let bind = SocketAddr::new(config.bind, 0);
+        let connect = |kind, remote| {
+            let mut lane = Lane::client(kind, bind, &config.lane)?;
+            let handle =
+                lane.connect(now, remote, &config.peer_name, &config.tls, config.congestion, &config.lane)?;
+            Ok::<_, LinkError>((lane, handle))
+        };
+        let (critical, critical_handle) = connect(LaneKind::Critical, config.critical)?;
+        let records = match config.transport {
+            Transport::Quic => Records::Handshake(Box::new(connect(LaneKind::Bulk, config.bulk)?)),
+            Transport::Tcp { .. } => Records::Tcp(None),
+        };
+        Ok(Self {
+            config: config.clone(),
+            clock,
+            stats,
+            id: StdRng::from_os_rng().random_range(NO_SESSION + 1..=u64::MAX),
+            code,
+            code_epoch: 0,
+            phase: Phase::Connecting { until: time + GREETING_MAX },
+            critical,
+            critical_handle,
+            control: None,
+            records,
+            announcer: None,
+            peer: SiteId::default(),
+            marks: HashMap::new(),
+            report: None,
+            coverage: Vec::new(),
+            events: Vec::new(),
+            telemetry: None,
+        })
+    }
+
+    /// The code in force.
+    pub(crate) fn code(&self) -> &ChosenCode {
+        &self.code
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up | Phase::Draining { .. })
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+    }
+
+    /// Takes one command.
+    pub(crate) fn handle_command(&mut self, now: Time, command: LinkCommand) {
+        match command {
+            LinkCommand::Announce { key, announcement } => match (&self.phase, &mut self.announcer) {
+                (Phase::Up, Some(announcer)) => announcer.announce(key, &announcement),
+                _ => self.stats.commands_discarded.add(1),
+            },
+            LinkCommand::Send { key, record } => match (&self.phase, &mut self.records) {
+                (Phase::Up, Records::Quic(bulk)) => bulk.send(now, key, record),
+                (Phase::Up, Records::Tcp(Some(writer))) => {
+                    self.stats.records.add(1);
+                    self.stats.record_bytes.add(record.len() as u64);
+                    writer.send(key, record);
+                }
+                _ => self.stats.commands_discarded.add(1),
+            },
+            LinkCommand::ChangeCode { name, parameters, done } => {
+                // Whoever asked may have gone; the change stands.
+                let _ = done.send(self.change_code(now, &name, &parameters));
+            }
+            LinkCommand::Close => {
+                if !self.is_closing() {
+                    self.phase = Phase::Draining { until: now + self.config.drain_max };
+                }
+            }
+        }
+    }
+
+    /// Does all that can be done now, the critical lane first; whether more can be done at once.
+    pub(crate) fn turn(&mut self, sink: &mut dyn PrimarySink) -> Result<bool, End> {
+        let result = self.work();
+        if let Some(counts) = self.telemetry.take() {
+            sink.telemetry(LinkTelemetry { counts, session: self.id });
+        }
+        if !self.coverage.is_empty() {
+            self.events.push(LinkEvent::Coverage(std::mem::take(&mut self.coverage)));
+        }
+        if !self.events.is_empty() {
+            sink.events(std::mem::take(&mut self.events));
+        }
+        match result {
+            Ok(more) => Ok(more),
+            Err(Stop::Closed) => {
+                self.close(CloseCode::Stopped, "the primary is stopping");
+                Err(End::Closed)
+            }
+            Err(Stop::Failed(reason)) => {
+                self.close(CloseCode::SessionOver, &reason);
+                // Whatever goes wrong while closing, the session is closed.
+                Err(if self.is_closing() { End::Closed } else { End::Failed { reason, was_up: self.is_up() } })
+            }
+        }
+    }
+
+    /// When to take the next turn at the latest.
+    pub(crate) fn poll_timeout(&mut self, now: Time) -> Option<Time> {
+        let phase = match self.phase {
+            Phase::Connecting { until } | Phase::Greeting { until } | Phase::Draining { until } => Some(until),
+            Phase::Joining | Phase::Up => None,
+        };
+        let mut times = [
+            phase,
+            self.critical.poll_timeout(&self.clock),
+            self.announcer.as_ref().and_then(Announcer::poll_timeout),
+            self.critical.is_draining().then(|| now + DRAIN_POLL),
+            None,
+            None,
+            None,
+        ];
+        match &mut self.records {
+            Records::Handshake(lane) => times[4] = lane.0.poll_timeout(&self.clock),
+            Records::Quic(bulk) => {
+                times[4] = bulk.lane.poll_timeout(&self.clock);
+                times[5] = bulk.lane.is_draining().then(|| now + DRAIN_POLL);
+                // While QUIC or the kernel holds packets back, pacing has nothing to say.
+                times[6] = bulk.sender.poll_timeout().filter(|_| bulk.lane.is_clear());
+            }
+            Records::Tcp(_) => {}
+        }
+        earliest(times)
+    }
+
+    /// Waits until there is something to do besides commands and timers. Dropping the future loses nothing.
+    pub(crate) async fn ready(&mut self) {
+        let Self { critical, records, .. } = self;
+        let carrier = async {
+            match records {
+                Records::Handshake(lane) => lane.0.ready().await,
+                Records::Quic(bulk) => bulk.lane.ready().await,
+                Records::Tcp(Some(writer)) => writer.ready().await,
+                Records::Tcp(None) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = critical.ready() => {}
+            () = carrier => {}
+        }
+    }
+
+    fn work(&mut self) -> Result<bool, Stop> {
+        let (now, time) = self.clock.now();
+        let mut more = self.work_critical(now, time)?;
+        more |= match &self.records {
+            Records::Handshake(_) => self.work_handshake(now, time)?,
+            Records::Quic(_) => self.work_bulk(now, time)?,
+            Records::Tcp(_) => self.work_tcp()?,
+        };
+        match self.phase {
+            Phase::Connecting { until } | Phase::Greeting { until } if until <= time => {
+                return Err(Stop::Failed(format!("the mirror at {} does not answer", self.config.critical)));
+            }
+            Phase::Draining { until } => {
+                let is_drained = match &self.records {
+                    Records::Handshake(_) | Records::Tcp(None) => true,
+                    Records::Quic(bulk) => bulk.is_drained(),
+                    Records::Tcp(Some(writer)) => writer.is_drained(),
+                };
+                let is_announced = self.announcer.as_ref().is_none_or(|announcer| !announcer.has_fresh());
+                if (is_drained && is_announced) || until <= time {
+                    return Err(Stop::Closed);
+                }
+            }
+            _ => {}
+        }
+        Ok(more)
+    }
+
+    /// The critical lane: reports and answers in, announcements out.
+    fn work_critical(&mut self, now: Instant, time: Time) -> Result<bool, Stop> {
+        self.critical.handle_timeout(now);
+        let mut more = false;
+        for _ in 0..RECEIVE_BATCHES_PER_TURN {
+            more = self.critical.receive(now);
+            while let Some(event) = self.critical.poll_event() {
+                self.handle_critical_event(time, event.1)?;
+            }
+            while let Some(datagram) = self
+                .critical
+                .connection(self.critical_handle)
+                .and_then(|connection| connection.datagrams().recv())
+            {
+                if self.handle_report(time, &datagram).is_err() {
+                    self.stats.rejected.add(1);
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        self.read_control()?;
+        if let Some(announcer) = &mut self.announcer {
+            // One by one, so that each is a packet of its own and its way onto the wire is known. What the
+            // kernel does not take now is sent by one of the next turns.
+            while self.critical.flush(now, time, CRITICAL_BURST) {
+                let Some(datagram) = announcer.poll_datagram(time).map_err(Stop::wire)? else { break };
+                if !self.critical.send_datagram(self.critical_handle, datagram) {
+                    return Err(Stop::Failed("the critical lane takes no announcements".to_owned()));
+                }
+            }
+        } else {
+            self.critical.flush(now, time, CRITICAL_BURST);
+        }
+        let left = self.critical.poll_left(time);
+        if let Some(announcer) = &mut self.announcer {
+            announcer.handle_left(time, left);
+            let mut announced = Vec::new();
+            announcer.poll_announced(time, &mut announced);
+            if !announced.is_empty() {
+                self.stats.announcements_sent.add(announced.len() as u64);
+                self.events.push(LinkEvent::Announced(announced));
+            }
+        }
+        self.stats.critical_sends.set(self.critical.sends());
+        if let Some(connection) = self.critical.connection(self.critical_handle) {
+            self.stats.rtt_micros.set_micros(connection.rtt());
+        }
+        Ok(more)
+    }
+
+    fn handle_critical_event(&mut self, now: Time, event: LaneEvent) -> Result<(), Stop> {
+        match event {
+            LaneEvent::Connected(certificates) => {
+                verify(&self.config, LaneKind::Critical, &certificates)?;
+                self.greet(now)
+            }
+            LaneEvent::Lost(reason) => Err(Stop::lost(LaneKind::Critical, &reason)),
+            // The mirror opens no streams; nobody reads what it writes there.
+            LaneEvent::Opened(_) => Ok(()),
+        }
+    }
+
+    /// Says hello, once both lanes are connected.
+    fn greet(&mut self, now: Time) -> Result<(), Stop> {
+        let is_connected = self
+            .critical
+            .connection(self.critical_handle)
+            .is_some_and(|connection| !connection.is_handshaking() && !connection.is_closed());
+        let Phase::Connecting { until } = self.phase else { return Ok(()) };
+        if !is_connected || matches!(self.records, Records::Handshake(_)) {
+            return Ok(());
+        }
+        let symbol_bytes = match &self.records {
+            Records::Quic(bulk) => bulk.symbol_bytes(),
+            _ => 0,
+        };
+        let Some(connection) = self.critical.connection(self.critical_handle) else { return Ok(()) };
+        let datagram_bytes = connection.datagrams().max_size();
+        let id = connection.streams().open(Dir::Bi);
+        let (Some(datagram_bytes), Some(id)) = (datagram_bytes, id) else {
+            return Err(Stop::Failed("the mirror's critical lane is of another version; update it".to_owned()));
+        };
+        let hello = HelloV1 {
+            site: self.config.site.0,
+            session: self.id,
+            code: self.code.message(self.code_epoch, 0, symbol_bytes),
+            tcp: matches!(self.records, Records::Tcp(_)),
+        };
+        let mut control = ControlStream::new(id);
+        control.send(frame(&hello, b"", 0).map_err(Stop::wire)?);
+        self.control = Some(control);
+        self.announcer = Some(Announcer::new(
+            self.id,
+            datagram_bytes,
+            self.config.announce_copies,
+            self.config.announce_spacing,
+            self.config.site_exit_delay,
+        ));
+        self.phase = Phase::Greeting { until: until.max(now) };
+        Ok(())
+    }
+
+    /// Reads answers from the control stream, and writes what waits there.
+    fn read_control(&mut self) -> Result<(), Stop> {
+        loop {
+            let (Some(control), Some(connection)) =
+                (&mut self.control, self.critical.connection(self.critical_handle))
+            else {
+                return Ok(());
+            };
+            if connection.is_closed() {
+                // Its end comes as an event, with the reason.
+                return Ok(());
+            }
+            let failed = |error: crate::frames::ControlError| Stop::Failed(error.to_string());
+            control.flush(connection).map_err(failed)?;
+            let Some((envelope, body)) = control.receive(connection).map_err(failed)? else { return Ok(()) };
+            if is::<RefusalV1>(&envelope) {
+                let refusal = Checked::<RefusalV1>::parse(&envelope, body).map_err(Stop::wire)?;
+                let kind = ErrorKind::from_code(refusal.get().kind).name();
+                return Err(Stop::Failed(format!("the mirror refused: {kind}: {}", refusal.get().message)));
+            }
+            let welcome = Checked::<WelcomeV1>::parse(&envelope, body).map_err(Stop::wire)?;
+            let welcome = welcome.get();
+            if welcome.session.to_native() != self.id || !matches!(self.phase, Phase::Greeting { .. }) {
+                return Err(Stop::Failed("the mirror welcomed another session".to_owned()));
+            }
+            self.peer = SiteId(welcome.site.to_native());
+            self.marks.extend(welcome.logs.iter().map(|archived| (archived.log.to_native(), mark(archived))));
+            if welcome.logs.len() < WELCOME_MARKS_MAX {
+                self.enter();
+            }
+        }
+    }
+
+    /// All marks are here.
+    fn enter(&mut self) {
+        if let Records::Tcp(writer) = &mut self.records {
+            *writer = Some(RecordWriter::connect(&self.config, self.id));
+            self.phase = Phase::Joining;
+        } else {
+            self.come_up();
+        }
+    }
+
+    fn come_up(&mut self) {
+        self.phase = Phase::Up;
+        self.stats.sessions.add(1);
+        self.stats.up.set(1);
+        let mut marks: Vec<LogMarkV1> = self.marks.values().copied().collect();
+        marks.sort_unstable_by_key(|mark| mark.log);
+        let (structure, code) = self.describe_code();
+        tracing::info!(peer = %self.peer, session = self.id, %code, "link up");
+        self.events.push(LinkEvent::Up { peer: self.peer, marks, structure, code });
+    }
+
+    fn describe_code(&self) -> (parhelion_plugin::Structure, String) {
+        // Over TCP there are no symbols, whatever code is configured.
+        if matches!(self.records, Records::Tcp(_)) {
+            return (parhelion_plugin::Structure::None, "none (records over TCP)".to_owned());
+        }
+        let structure = self.code.code.structure(&self.code.parameters);
+        (structure.unwrap_or(parhelion_plugin::Structure::None), self.code.describe())
+    }
+
+    /// A report, or something that is none.
+    fn handle_report(&mut self, now: Time, datagram: &Bytes) -> Result<(), WireError> {
+        let envelope = Envelope::parse(datagram)?;
+        let (body, _) = envelope.split(datagram.slice(ENVELOPE_BYTES..))?;
+        let report = Checked::<ReportV1>::parse(&envelope, body)?;
+        let report = report.get();
+        if report.session.to_native() != self.id {
+            return Err(WireError::Invalid { what: "session of a report" });
+        }
+        let number = report.number.to_native();
+        if self.report.is_some_and(|last| number <= last) {
+            return Ok(());
+        }
+        self.report = Some(number);
+        self.stats.reports.add(1);
+        let mut advanced = Vec::new();
+        for mark in report.logs.iter().map(mark) {
+            match self.marks.entry(mark.log) {
+                Entry::Occupied(mut known) => {
+                    let known = known.get_mut();
+                    if mark.records <= known.records && mark.epoch <= known.epoch {
+                        continue;
+                    }
+                    *known = mark;
+                }
+                Entry::Vacant(entry) => {
+                    entry.insert(mark);
+                }
+            }
+            advanced.push(mark);
+        }
+        if let Records::Quic(bulk) = &mut self.records {
+            let missing: Vec<(u64, u32)> =
+                report.missing.iter().map(|run| (run.0.to_native(), run.1.to_native())).collect();
+            bulk.sender.handle_report(now, report.settled_symbols.to_native(), &missing);
+            for mark in &advanced {
+                bulk.sender.handle_confirmed(RecordKey { log: LogId(mark.log), number: mark.records });
+            }
+            self.telemetry = Some(counts(&report.channel));
+        }
+        if !advanced.is_empty() {
+            self.events.push(LinkEvent::Mirrored(advanced));
+        }
+        Ok(())
+    }
+
+    /// Waits for the bulk lane's handshake, and begins to send on it.
+    fn work_handshake(&mut self, now: Instant, time: Time) -> Result<bool, Stop> {
+        let Records::Handshake(lane) = &mut self.records else { return Ok(false) };
+        let (lane, handle) = (&mut lane.0, lane.1);
+        lane.handle_timeout(now);
+        let more = lane.receive(now);
+        let mut is_connected = false;
+        while let Some((_, event)) = lane.poll_event() {
+            match event {
+                LaneEvent::Connected(certificates) => {
+                    verify(&self.config, LaneKind::Bulk, &certificates)?;
+                    is_connected = true;
+                }
+                LaneEvent::Lost(reason) => return Err(Stop::lost(LaneKind::Bulk, &reason)),
+                LaneEvent::Opened(_) => {}
+            }
+        }
+        if is_connected {
+            self.bind_bulk(handle)?;
+            let Records::Handshake(lane) = std::mem::replace(&mut self.records, Records::Tcp(None)) else {
+                return Ok(false);
+            };
+            let (mut lane, handle) = *lane;
+            lane.flush(now, time, 1);
+            let bulk = Bulk::new(
+                &self.config,
+                time,
+                lane,
+                handle,
+                self.code.code.clone(),
+                self.code.parameters.clone(),
+                self.stats.clone(),
+            )
+            .map_err(Stop::Failed)?;
+            self.records = Records::Quic(Box::new(bulk));
+            self.greet(time)?;
+            return Ok(true);
+        }
+        lane.flush(now, time, 1);
+        Ok(more)
+    }
+
+    /// Tells the mirror which session the bulk connection belongs to.
+    fn bind_bulk(&mut self, handle: ConnectionHandle) -> Result<(), Stop> {
+        let Records::Handshake(lane) = &mut self.records else { return Ok(()) };
+        let refused = || Stop::Failed("the mirror's bulk lane is of another version; update it".to_owned());
+        let connection = lane.0.connection(handle).ok_or_else(refused)?;
+        let stream = connection.streams().open(Dir::Uni).ok_or_else(refused)?;
+        let bytes = binding(self.id);
+        // Sixteen bytes fit into any stream's first window.
+        let written = connection.send_stream(stream).write(&bytes).map_err(|_| refused())?;
+        if written != bytes.len() || connection.send_stream(stream).finish().is_err() {
+            return Err(refused());
+        }
+        Ok(())
+    }
+
+    fn work_bulk(&mut self, now: Instant, time: Time) -> Result<bool, Stop> {
+        let Records::Quic(bulk) = &mut self.records else { return Ok(false) };
+        bulk.lane.handle_timeout(now);
+        let mut more = false;
+        for _ in 0..RECEIVE_BATCHES_PER_TURN {
+            more = bulk.lane.receive(now);
+            if !more {
+                break;
+            }
+        }
+        while let Some((_, event)) = bulk.lane.poll_event() {
+            if let LaneEvent::Lost(reason) = event {
+                return Err(Stop::lost(LaneKind::Bulk, &reason));
+            }
+        }
+        more |= bulk.turn(now, time);
+        bulk.poll_coverage(&mut self.coverage);
+        Ok(more)
+    }
+
+    fn work_tcp(&mut self) -> Result<bool, Stop> {
+        loop {
+            let Records::Tcp(Some(writer)) = &mut self.records else { return Ok(false) };
+            match writer.poll_event() {
+                None => return Ok(false),
+                Some(WriterEvent::Connected) => {
+                    if self.phase == Phase::Joining {
+                        self.come_up();
+                    }
+                }
+                Some(WriterEvent::Written(key)) => {
+                    let exposure = Exposure { symbols: 1, coverage: 0, group_max: 0 };
+                    self.coverage.push(CoverageChange { key, exposure, sent: true, complete: false });
+                }
+                Some(WriterEvent::Failed(reason)) => return Err(Stop::Failed(reason)),
+            }
+        }
+    }
+
+    fn change_code(&mut self, now: Time, name: &str, parameters: &str) -> Result<(), String> {
+        let chosen = ChosenCode::find(&self.config.codes, name, parameters)?;
+        match (&mut self.records, &mut self.control, self.phase) {
+            (Records::Quic(bulk), Some(control), Phase::Up) => {
+                let epoch = bulk
+                    .change_code(now, chosen.code.clone(), chosen.parameters.clone())
+                    .map_err(|error| error.to_string())?;
+                let code = chosen.message(epoch.epoch, epoch.first_symbol, bulk.symbol_bytes());
+                control.send(frame(&ChangeCodeV1 { code }, b"", 0).map_err(|error| error.to_string())?);
+                self.code_epoch = epoch.epoch;
+                self.code = chosen;
+                let (structure, code) = self.describe_code();
+                tracing::info!(%code, epoch = epoch.epoch, "code changed");
+                self.events.push(LinkEvent::CodeChanged { structure, code });
+                Ok(())
+            }
+            (Records::Tcp(_), ..) => {
+                Err("records go over TCP, which takes no code; set the link's transport to quic".to_owned())
+            }
+            (_, _, Phase::Draining { .. }) => Err("the link is closing".to_owned()),
+            // The hello may be out already, with the old code; it is not a session yet, so the next one will do.
+            _ => Err("the link is not up; try again when it is".to_owned()),
+        }
+    }
+
+    /// Tells the mirror, once, as well as it can be told.
+    fn close(&mut self, code: CloseCode, reason: &str) {
+        let (now, time) = self.clock.now();
+        if let Records::Quic(bulk) = &mut self.records {
+            bulk.lane.close(now, bulk.handle, code, reason);
+            bulk.lane.flush(now, time, 1);
+        }
+        self.critical.close(now, self.critical_handle, code, reason);
+        self.critical.flush(now, time, 1);
+    }
+}
+
+/// Why a session cannot go on.
+enum Stop {
+    Closed,
+    Failed(String),
+}
+
+impl Stop {
+    fn lost(kind: LaneKind, reason: &str) -> Self {
+        Self::Failed(format!("{} lane lost: {reason}", kind.name()))
+    }
+
+    fn wire(error: WireError) -> Self {
+        Self::Failed(format!("the mirror sent what it should not: {error}"))
+    }
+}
+
+fn verify(config: &PrimaryConfig, kind: LaneKind, certificates: &[CertificateDer<'_>]) -> Result<(), Stop> {
+    let certificate = certificates.first().ok_or_else(|| {
+        Stop::Failed(format!("the mirror showed no certificate on the {} lane", kind.name()))
+    })?;
+    (config.verify_peer)(certificate)
+        .map_err(|reason| Stop::Failed(format!("the mirror's certificate is refused: {reason}")))
+}
+
+fn counts(archived: &ArchivedChannelCountsV1) -> ChannelCountsV1 {
+    ChannelCountsV1 {
+        settled: archived.settled.to_native(),
+        lost: archived.lost.to_native(),
+        n00: archived.n00.to_native(),
+        n01: archived.n01.to_native(),
+        n10: archived.n10.to_native(),
+        n11: archived.n11.to_native(),
+        n101: archived.n101.to_native(),
+        n111: archived.n111.to_native(),
+        runs: std::array::from_fn(|index| archived.runs[index].to_native()),
+        rebuilt: archived.rebuilt.to_native(),
+        late: archived.late.to_native(),
+        host_drops: archived.host_drops.to_native(),
+    }
+}

@@ -1,0 +1,570 @@
+//! The storage actor: a shell around the primary's and the mirror's cores.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle, Supervised};
+use parhelion_actor_runtime::{Clock, Credit};
+use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorCommand, MirrorEvent};
+use parhelion_mirror::{
+    Acked, Append, Covered, Effect, Event, Input, Primary, PrimaryConfig, PrimaryLog, Promotion, Replica,
+    ReplicaEffect, ReplicaEvent, ReplicaInput, Reply, Token,
+};
+use parhelion_observability::{AppendOutcome, AppendTracer, Metrics, RiskScope, TimeBase};
+use parhelion_risk::Pricer;
+use parhelion_types::{Durability, Epoch, Error, LogId, RequestId};
+use parhelion_wire::link::LogMarkV1;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::mirroring::{MirroringLatency, PendingBytes};
+use crate::request::{
+    Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, Relink, Request, SetChannel, SiteStatus,
+};
+use crate::store::{Store, StoreEvent, WriteRequest};
+use crate::trace::{AppendTraces, MirrorTraces};
+
+/// What a storage actor is built from.
+pub struct StorageConfig {
+    /// The store of this site.
+    pub store: Arc<Store>,
+    /// The process's clocks.
+    pub clock: Arc<Clock>,
+    /// Settings of the primary's core; a mirror uses them once it is promoted.
+    pub primary: PrimaryConfig,
+    /// Prices appends.
+    pub pricer: Pricer,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+    /// Traces of the process.
+    pub tracer: AppendTracer,
+    /// At a mirror: what was delivered and is not durable.
+    pub pending: PendingBytes,
+    /// At a mirror: how long records were on their way.
+    pub mirroring: MirroringLatency,
+    /// Told of every log that appears, for the metadata server.
+    pub learned: Box<dyn Fn(LogId, String, RequestId) + Send>,
+    /// Makes a new epoch durable, and this site a primary; called before a promotion is answered.
+    pub promote: Box<dyn Fn(Epoch) -> Result<(), Error> + Send>,
+}
+
+/// Which link the site has.
+enum Link {
+    None,
+    Primary(mpsc::UnboundedSender<LinkCommand>),
+    Mirror(mpsc::UnboundedSender<MirrorCommand>),
+}
+
+/// The actor. Its panic policy is to end the process: it holds promises that only a restart restores.
+pub struct StorageActor {
+    core: Core,
+    link: Link,
+    config: StorageConfig,
+    next_token: Token,
+    waiting: HashMap<Token, Waiting>,
+    traces: AppendTraces,
+    mirror_traces: MirrorTraces,
+    timer: Option<SpawnHandle>,
+    draining: Option<oneshot::Sender<()>>,
+    writes_pending: HashMap<LogId, u64>,
+}
+
+enum Core {
+    Primary(Primary),
+    Mirror(Replica),
+}
+
+enum Waiting {
+    Create { answer: Answer<LogId>, name: String, request: RequestId },
+    Append { answer: Answer<Box<Acked>>, asked: Durability, bytes: u64, _credit: Credit },
+    Free(Answer<()>),
+    Promote(Answer<Promotion>),
+    Welcome(oneshot::Sender<Result<Vec<LogMarkV1>, Error>>),
+}
+
+impl StorageActor {
+    /// A primary, or a site of its own: the difference is whether a driver ever serves its link.
+    #[must_use]
+    pub fn primary(config: StorageConfig, logs: Vec<PrimaryLog>) -> Self {
+        let core = Primary::new(config.primary.clone(), config.pricer.clone(), logs);
+        Self::new(Core::Primary(core), config)
+    }
+
+    /// A mirror.
+    #[must_use]
+    pub fn mirror(config: StorageConfig, epoch: Epoch, logs: Vec<PrimaryLog>) -> Self {
+        Self::new(Core::Mirror(Replica::new(epoch, logs)), config)
+    }
+
+    fn new(core: Core, config: StorageConfig) -> Self {
+        let base = TimeBase::new(config.clock.now(), std::time::SystemTime::now());
+        Self {
+            core,
+            link: Link::None,
+            next_token: 1,
+            waiting: HashMap::new(),
+            traces: AppendTraces::new(config.tracer.clone(), base),
+            mirror_traces: MirrorTraces::new(config.tracer.clone()),
+            timer: None,
+            draining: None,
+            writes_pending: HashMap::new(),
+            config,
+        }
+    }
+
+    fn token(&mut self, waiting: Waiting) -> Token {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.waiting.insert(token, waiting);
+        token
+    }
+
+    fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
+        let Core::Primary(primary) = &mut self.core else { return };
+        let mut effects = Vec::new();
+        primary.step(self.config.clock.now(), input, &mut effects);
+        for effect in effects {
+            self.carry_out(effect, ctx);
+        }
+        self.arm(ctx);
+    }
+
+    fn step_mirror(&mut self, input: ReplicaInput) {
+        let Core::Mirror(replica) = &mut self.core else { return };
+        let mut effects = Vec::new();
+        replica.step(input, &mut effects);
+        for effect in effects {
+            self.carry_out_mirror(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Write { record, opens_segment } => self.write(WriteRequest { record, opens_segment }),
+            Effect::Announce { key, announcement } => {
+                self.to_link(LinkCommand::Announce { key, announcement })
+            }
+            Effect::Send { key, record } => self.to_link(LinkCommand::Send { key, record }),
+            Effect::ReadBacklog { log, from, bytes_max, session } => {
+                let store = self.config.store.clone();
+                let address = ctx.address();
+                tokio::task::spawn_blocking(move || {
+                    let records = store.read_from(log, from, bytes_max).map_err(|error| error.to_string());
+                    // A lifecycle message: one per read, and reads are one at a time per log.
+                    address.do_send(BacklogRead { log, session, records });
+                });
+            }
+            Effect::Reply { token, reply } => self.reply(token, reply),
+            Effect::Event(event) => log_event(&event),
+        }
+    }
+
+    fn carry_out_mirror(&mut self, effect: ReplicaEffect) {
+        match effect {
+            ReplicaEffect::Write { record, opens_segment } => {
+                let latency = self.config.clock.wall().0.saturating_sub(record.header.time.0);
+                self.config.mirroring.record(latency);
+                self.config.metrics.mirroring_latency.observe(latency as f64 / 1e6);
+                self.mirror_traces.received(&record.header);
+                self.write(WriteRequest { record, opens_segment });
+            }
+            ReplicaEffect::Learned { log, name, request } => (self.config.learned)(log, name, request),
+            ReplicaEffect::Welcome { token, marks } => {
+                if let Some(Waiting::Welcome(answer)) = self.waiting.remove(&token) {
+                    // A driver that is gone needs no answer.
+                    let _ = answer.send(marks);
+                }
+            }
+            ReplicaEffect::Marks(marks) => {
+                if let Link::Mirror(commands) = &self.link {
+                    let _ = commands.send(MirrorCommand::Marks(marks));
+                }
+            }
+            ReplicaEffect::Promoted { token, promotion, dry_run } => self.promoted(token, promotion, dry_run),
+            ReplicaEffect::Event(event) => log_replica_event(&event),
+        }
+    }
+
+    /// Becomes a primary without a link, under the new epoch.
+    fn promoted(&mut self, token: Token, promotion: Promotion, dry_run: bool) {
+        let Some(Waiting::Promote(answer)) = self.waiting.remove(&token) else { return };
+        if dry_run {
+            let _ = answer.send(Ok(promotion));
+            return;
+        }
+        if let Err(error) = (self.config.promote)(promotion.epoch) {
+            let _ = answer.send(Err(error));
+            return;
+        }
+        if let Link::Mirror(commands) = &self.link {
+            let _ = commands.send(MirrorCommand::Close);
+        }
+        self.link = Link::None;
+        let epoch = promotion.epoch;
+        let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), Vec::new());
+        let core = std::mem::replace(&mut self.core, Core::Primary(primary));
+        if let Core::Mirror(replica) = core {
+            let logs = replica.into_logs(epoch);
+            tracing::warn!(%epoch, logs = logs.len(), missing = promotion.missing.len(), "promoted to primary");
+            self.core =
+                Core::Primary(Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs));
+        }
+        let _ = answer.send(Ok(promotion));
+    }
+
+    fn write(&mut self, request: WriteRequest) {
+        let header = &request.record.header;
+        self.writes_pending.insert(header.log, header.number + 1);
+        let log = header.log;
+        if let Err(error) = self.config.store.append(request) {
+            // Credits keep the queue below its limit, so only a store that has failed refuses.
+            tracing::error!(%log, %error, "record refused by the store");
+        }
+    }
+
+    fn to_link(&self, command: LinkCommand) {
+        if let Link::Primary(commands) = &self.link {
+            // A driver that is gone is being rebuilt; its next session starts with a catch-up.
+            let _ = commands.send(command);
+        }
+    }
+
+    fn reply(&mut self, token: Token, reply: Result<Reply, Error>) {
+        let Some(waiting) = self.waiting.remove(&token) else { return };
+        match (waiting, reply) {
+            (Waiting::Create { answer, name, request }, Ok(Reply::Created(log))) => {
+                (self.config.learned)(log, name, request);
+                drop(answer.send(Ok(log)));
+            }
+            (Waiting::Free(answer), Ok(Reply::Freed)) => drop(answer.send(Ok(()))),
+            (Waiting::Append { answer, asked, bytes, .. }, Ok(Reply::Acked(acked))) => {
+                let outcome = match () {
+                    () if acked.degraded => AppendOutcome::Degraded,
+                    () => AppendOutcome::Acknowledged,
+                };
+                let latency = acked.acknowledged.since(acked.accepted);
+                self.config.metrics.append(asked, outcome, bytes, latency);
+                self.config.metrics.risk_promised(RiskScope::Own, acked.own);
+                self.config.metrics.risk_promised(RiskScope::Prefix, acked.prefix);
+                self.traces.acknowledged(token, &acked);
+                drop(answer.send(Ok(acked)));
+            }
+            (Waiting::Create { answer, .. }, Err(error)) => drop(answer.send(Err(error))),
+            (Waiting::Free(answer), Err(error)) => drop(answer.send(Err(error))),
+            (Waiting::Append { answer, asked, bytes, .. }, Err(error)) => {
+                self.config.metrics.append(asked, AppendOutcome::Failed, bytes, Duration::ZERO);
+                self.traces.failed(token, &error);
+                drop(answer.send(Err(error)));
+            }
+            (_, reply) => tracing::error!(token, ?reply, "answer of the wrong kind"),
+        }
+    }
+
+    /// Keeps one timer, set to the core's next deadline.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let Core::Primary(primary) = &self.core else { return };
+        if self.timer.is_some() {
+            return;
+        }
+        if let Some(at) = primary.poll_timeout() {
+            // Deadlines are seconds; checking them every few milliseconds at most keeps timers cheap.
+            let wait = at.since(self.config.clock.now()).max(Duration::from_millis(5));
+            self.timer = Some(ctx.run_later(wait, |actor, ctx| {
+                actor.timer = None;
+                actor.step(Input::Timeout, ctx);
+            }));
+        }
+    }
+
+    fn durable(&mut self, log: LogId, records: u64) {
+        if self.writes_pending.get(&log).is_some_and(|&pending| pending <= records) {
+            self.writes_pending.remove(&log);
+        }
+        if self.writes_pending.is_empty()
+            && let Some(answer) = self.draining.take()
+        {
+            let _ = answer.send(());
+        }
+    }
+
+    /// Bytes of records that a mirror holds behind gaps or has queued for the disk.
+    fn retained_bytes(&self) -> usize {
+        let held = match &self.core {
+            Core::Primary(_) => 0,
+            Core::Mirror(replica) => replica.held_bytes(),
+        };
+        held + self.config.store.queued_bytes()
+    }
+
+    fn status(&self) -> SiteStatus {
+        match &self.core {
+            Core::Primary(primary) => SiteStatus::Primary {
+                linked: primary.is_linked(),
+                unconfirmed_bytes: primary.unconfirmed_bytes(),
+                logs: primary.logs().collect(),
+            },
+            Core::Mirror(replica) => SiteStatus::Mirror { logs: replica.logs().collect() },
+        }
+    }
+}
+
+impl Actor for StorageActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // A tripwire only: credits bound what is under way.
+        ctx.set_mailbox_capacity(65_536);
+    }
+}
+
+impl Supervised for StorageActor {
+    fn restarting(&mut self, ctx: &mut Context<Self>) {
+        // The policy for this actor is to end the process, so nobody should come here.
+        tracing::error!("the storage actor cannot be rebuilt in place");
+        ctx.terminate();
+    }
+}
+
+impl Handler<Request> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, request: Request, ctx: &mut Context<Self>) {
+        let writable = matches!(self.core, Core::Primary(_)) && self.draining.is_none();
+        let refusal = || match self.core {
+            Core::Mirror(_) => Replica::refusal(),
+            Core::Primary(_) => Error::new(
+                parhelion_types::ErrorKind::Closed,
+                "this node is shutting down; retry at another node, with the same request id",
+            ),
+        };
+        match request {
+            Request::Create { answer, .. } if !writable => drop(answer.send(Err(refusal()))),
+            Request::Append { answer, .. } if !writable => drop(answer.send(Err(refusal()))),
+            Request::Free { answer, .. } if !writable => drop(answer.send(Err(refusal()))),
+            Request::Create { log, name, degrade, request, answer } => {
+                let token = self.token(Waiting::Create { answer, name: name.clone(), request });
+                let time = self.config.clock.wall();
+                self.step(Input::Create { token, log, name, degrade, request, time }, ctx);
+            }
+            Request::Append {
+                log,
+                payload,
+                durability,
+                max_risk,
+                deadline,
+                request,
+                explain,
+                trace,
+                credit,
+                answer,
+            } => {
+                let bytes = payload.len() as u64;
+                let token = self.token(Waiting::Append { answer, asked: durability, bytes, _credit: credit });
+                let trace = self.traces.begin(token, trace);
+                let time = self.config.clock.wall();
+                let append = Append {
+                    token,
+                    log,
+                    payload,
+                    durability,
+                    max_risk,
+                    deadline,
+                    request,
+                    explain,
+                    trace,
+                    time,
+                };
+                self.step(Input::Append(append), ctx);
+            }
+            Request::Free { log, number, address, answer } => {
+                let token = self.token(Waiting::Free(answer));
+                let time = self.config.clock.wall();
+                self.step(Input::Free { token, log, freed: (number, address), time }, ctx);
+            }
+            Request::IsFreed { log, number, answer } => {
+                let freed = match &self.core {
+                    Core::Primary(primary) => primary.is_freed(log, number),
+                    Core::Mirror(replica) => replica.is_freed(log, number),
+                };
+                let _ = answer.send(freed);
+            }
+            Request::Promote { dry_run, answer } => match self.core {
+                Core::Mirror(_) => {
+                    let token = self.token(Waiting::Promote(answer));
+                    self.step_mirror(ReplicaInput::Promote { token, dry_run });
+                }
+                Core::Primary(_) => {
+                    let error =
+                        Error::invalid("this site is a primary already; only a mirror can be promoted");
+                    let _ = answer.send(Err(error));
+                }
+            },
+            Request::Status { answer } => drop(answer.send(self.status())),
+            Request::Drain { answer } => {
+                self.draining = Some(answer);
+                self.durable(LogId(u32::MAX), 0);
+            }
+        }
+    }
+}
+
+impl Handler<FromStore> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, FromStore(event): FromStore, ctx: &mut Context<Self>) {
+        match event {
+            StoreEvent::Durable { logs, records, bytes, sync } => {
+                self.config.metrics.group_commit_records.observe(records as f64);
+                self.config.metrics.group_commit_bytes.observe(bytes as f64);
+                self.config.metrics.fsync.observe_duration(sync);
+                for durable in logs {
+                    let (log, records, end) = (durable.log, durable.number + 1, durable.end);
+                    match self.core {
+                        Core::Primary(_) => self.step(Input::Durable { log, records }, ctx),
+                        Core::Mirror(_) => {
+                            self.mirror_traces.durable(log, records);
+                            self.step_mirror(ReplicaInput::Durable { log, records, end });
+                        }
+                    }
+                    self.durable(log, records);
+                }
+                self.config.pending.retained(self.retained_bytes());
+            }
+            StoreEvent::Failed { log, reason } => match self.core {
+                Core::Primary(_) => self.step(Input::WriteFailed { log, reason }, ctx),
+                Core::Mirror(_) => self.step_mirror(ReplicaInput::WriteFailed { log, reason }),
+            },
+        }
+    }
+}
+
+impl Handler<FromLink> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, FromLink(events): FromLink, ctx: &mut Context<Self>) {
+        for event in events {
+            let input = match event {
+                LinkEvent::Up { peer, marks, structure, code } => {
+                    tracing::info!(%peer, %code, logs = marks.len(), "link is up");
+                    self.config.metrics.link_up.set(1.0);
+                    Input::LinkUp { marks, structure, code }
+                }
+                LinkEvent::Down { reason } => {
+                    tracing::warn!(%reason, "link is down");
+                    self.config.metrics.link_up.set(0.0);
+                    Input::LinkDown
+                }
+                LinkEvent::CodeChanged { structure, code } => Input::CodeChanged { structure, code },
+                LinkEvent::Announced(keys) => Input::Announced(keys),
+                LinkEvent::Coverage(changes) => Input::Coverage(
+                    changes
+                        .into_iter()
+                        .map(|c| Covered {
+                            key: c.key,
+                            exposure: c.exposure,
+                            sent: c.sent,
+                            complete: c.complete,
+                        })
+                        .collect(),
+                ),
+                LinkEvent::Mirrored(marks) => Input::Mirrored(marks),
+            };
+            self.step(input, ctx);
+        }
+    }
+}
+
+impl Handler<Relink> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, relink: Relink, _: &mut Context<Self>) {
+        self.link = match relink {
+            Relink::Primary(commands) => Link::Primary(commands),
+            Relink::Mirror(commands) => Link::Mirror(commands),
+        };
+    }
+}
+
+impl Handler<FromMirrorLink> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, FromMirrorLink(events): FromMirrorLink, _: &mut Context<Self>) {
+        for event in events {
+            match event {
+                MirrorEvent::Hello { site, session, marks } => {
+                    tracing::info!(%site, session, "primary asks for a session");
+                    if matches!(self.core, Core::Primary(_)) {
+                        let _ = marks.send(Err(Error::new(
+                            parhelion_types::ErrorKind::Fenced,
+                            "this site was promoted; the old primary must not write any more",
+                        )));
+                        continue;
+                    }
+                    let token = self.token(Waiting::Welcome(marks));
+                    self.step_mirror(ReplicaInput::Hello { token });
+                }
+                MirrorEvent::Announced(batch) => self.step_mirror(ReplicaInput::Announced(batch)),
+                MirrorEvent::Records(records) => {
+                    let bytes = records.iter().map(bytes::Bytes::len).sum();
+                    self.step_mirror(ReplicaInput::Records(records));
+                    self.config.pending.taken(bytes, self.retained_bytes());
+                }
+                MirrorEvent::Down { reason } => tracing::warn!(%reason, "link from the primary is down"),
+            }
+        }
+    }
+}
+
+impl Handler<SetChannel> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, SetChannel(channel): SetChannel, ctx: &mut Context<Self>) {
+        self.config.pricer.set_channel(channel);
+        self.step(Input::Channel(channel), ctx);
+    }
+}
+
+impl Handler<BacklogRead> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, read: BacklogRead, ctx: &mut Context<Self>) {
+        let BacklogRead { log, session, records } = read;
+        self.step(Input::Backlog { log, session, records }, ctx);
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Overdue { key, asked } => {
+            tracing::warn!(log = %key.log, number = key.number, %asked, "append is overdue; its log's policy is to block");
+        }
+        Event::Degraded { key, asked } => {
+            tracing::warn!(log = %key.log, number = key.number, %asked, "append was acknowledged below the level asked");
+        }
+        Event::Spilled { log } => {
+            tracing::info!(%log, "link buffer is full; the mirror is fed from the log's segments");
+        }
+        Event::CaughtUp { log } => tracing::info!(%log, "the mirror has caught up"),
+        Event::Fenced { log, epoch } => {
+            tracing::error!(%log, epoch, "the other site has a newer epoch; this site takes no more appends");
+        }
+        Event::Diverged { log, mirror, here } => {
+            tracing::error!(%log, mirror, here, "the mirror holds more of the log than this site; not feeding it");
+        }
+        Event::BacklogFailed { log, reason } => {
+            tracing::error!(%log, %reason, "the log cannot be read to feed the mirror; trying again in the next session");
+        }
+    }
+}
+
+fn log_replica_event(event: &ReplicaEvent) {
+    match event {
+        ReplicaEvent::Diverged { log, reason } => {
+            tracing::error!(%log, %reason, "the primary's log is no continuation of the mirror's; not applying it");
+        }
+        ReplicaEvent::Malformed { reason } => tracing::error!(%reason, "bytes from the link are no record"),
+        ReplicaEvent::WriteFailed { log, reason } => {
+            tracing::error!(%log, %reason, "the log cannot be written; restart the node when the disk is well");
+        }
+    }
+}

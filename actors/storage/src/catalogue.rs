@@ -1,0 +1,276 @@
+//! The catalogue: small facts about logs and the site, in RocksDB.
+//!
+//! Checkpoints are written without a sync: each can be derived again from the segments before it. The
+//! site's duty and epoch cannot, so they are synced.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use parhelion_log::{ActiveMap, FreePayload, Record, RecordKind, SegmentHeader, Tail};
+use parhelion_types::{Epoch, LogAddress, LogId, RequestId, SegmentId};
+use rocksdb::{DB, Options, WriteOptions};
+
+use crate::store::RecoveredLog;
+
+/// Version of the values' layout.
+const VERSION: u8 = 1;
+const SITE_KEY: &[u8] = b"site";
+
+/// A catalogue that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// RocksDB refuses.
+    #[error("catalogue {}: {reason}; it can be deleted while the node is stopped: checkpoints are derived again, but a promotion would be forgotten", path.display())]
+    RocksDb {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        reason: rocksdb::Error,
+    },
+    /// A value that no release wrote.
+    #[error("catalogue {}: the entry of {entry} is malformed", path.display())]
+    Malformed {
+        /// Its directory.
+        path: PathBuf,
+        /// Which entry.
+        entry: String,
+    },
+}
+
+/// What outlives every restart of a site, besides its logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SiteState {
+    /// Highest epoch this site has been promoted to.
+    pub epoch: Epoch,
+    /// Whether this site was a mirror and was promoted.
+    pub promoted: bool,
+}
+
+/// The catalogue of one node.
+#[derive(Debug)]
+pub struct Catalogue {
+    db: DB,
+    path: PathBuf,
+}
+
+/// State of a log where a segment begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoint {
+    pub segment: SegmentId,
+    pub number: u64,
+    pub chain: u32,
+    pub epoch: Epoch,
+    pub active: ActiveMap,
+    pub requests: VecDeque<(RequestId, u64, LogAddress)>,
+}
+
+impl Catalogue {
+    /// Opens or creates the catalogue.
+    ///
+    /// # Errors
+    /// RocksDB cannot open it.
+    pub fn open(path: &Path) -> Result<Self, CatalogueError> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_max_open_files(64);
+        options.set_write_buffer_size(8 << 20);
+        options.set_keep_log_file_num(2);
+        let db = DB::open(&options, path)
+            .map_err(|reason| CatalogueError::RocksDb { path: path.to_owned(), reason })?;
+        Ok(Self { db, path: path.to_owned() })
+    }
+
+    /// The site's durable facts.
+    ///
+    /// # Errors
+    /// RocksDB cannot read them, or they are malformed.
+    pub fn site(&self) -> Result<SiteState, CatalogueError> {
+        match self.get(SITE_KEY)?.as_deref() {
+            None => Ok(SiteState::default()),
+            Some([VERSION, promoted, a, b, c, d]) => {
+                Ok(SiteState { epoch: Epoch(u32::from_le_bytes([*a, *b, *c, *d])), promoted: *promoted == 1 })
+            }
+            Some(_) => Err(self.malformed("the site")),
+        }
+    }
+
+    /// Makes the site's facts durable.
+    ///
+    /// # Errors
+    /// RocksDB cannot write or sync them.
+    pub fn put_site(&self, state: SiteState) -> Result<(), CatalogueError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        let epoch = state.epoch.0.to_le_bytes();
+        let value = [&[VERSION, u8::from(state.promoted)][..], &epoch].concat();
+        self.db.put_opt(SITE_KEY, value, &options).map_err(|reason| self.error(reason))
+    }
+
+    pub(crate) fn checkpoint(&self, log: LogId) -> Result<Option<Checkpoint>, CatalogueError> {
+        let Some(value) = self.get(&checkpoint_key(log))? else { return Ok(None) };
+        Checkpoint::parse(&value).map(Some).ok_or_else(|| self.malformed(&format!("log {log}")))
+    }
+
+    pub(crate) fn put_checkpoint(&self, log: LogId, checkpoint: &Checkpoint) -> Result<(), CatalogueError> {
+        self.db.put(checkpoint_key(log), checkpoint.to_bytes()).map_err(|reason| self.error(reason))
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, CatalogueError> {
+        self.db.get(key).map_err(|reason| self.error(reason))
+    }
+
+    fn error(&self, reason: rocksdb::Error) -> CatalogueError {
+        CatalogueError::RocksDb { path: self.path.clone(), reason }
+    }
+
+    fn malformed(&self, entry: &str) -> CatalogueError {
+        CatalogueError::Malformed { path: self.path.clone(), entry: entry.to_owned() }
+    }
+}
+
+impl Checkpoint {
+    /// A log without records.
+    pub fn start(_log: LogId, requests_max: usize) -> Self {
+        Self {
+            segment: SegmentId(0),
+            number: 0,
+            chain: 0,
+            epoch: Epoch(0),
+            active: ActiveMap::default(),
+            requests: VecDeque::with_capacity(requests_max.min(1024)),
+        }
+    }
+
+    /// The state of a log that was recovered.
+    pub fn of(log: &RecoveredLog) -> Self {
+        Self {
+            segment: log.tail.next_address().segment,
+            number: log.tail.next_number(),
+            chain: log.tail.chain(),
+            epoch: log.tail.epoch(),
+            active: log.active.clone(),
+            requests: log.requests.iter().copied().collect(),
+        }
+    }
+
+    /// The tail with which to scan the segment.
+    pub fn tail(&self, log: LogId) -> Tail {
+        Tail::at_segment(log, self.segment, self.number, self.chain, self.epoch)
+    }
+
+    /// Takes note of a record that was written.
+    pub fn note(&mut self, record: &Record, requests_max: usize) {
+        let header = &record.header;
+        self.epoch = header.epoch;
+        match header.kind {
+            RecordKind::Free => {
+                if let Ok(free) = FreePayload::parse(&record.payload()) {
+                    for (number, _) in free.appends {
+                        self.active.free(number);
+                    }
+                }
+            }
+            RecordKind::Append if !header.request.is_none() => {
+                self.requests.push_back((header.request, header.number, header.address));
+                if self.requests.len() > requests_max {
+                    self.requests.pop_front();
+                }
+            }
+            RecordKind::Append | RecordKind::Create => {}
+        }
+    }
+
+    /// Moves to the start of a new segment.
+    pub fn begin_segment(&mut self, header: &SegmentHeader) {
+        self.segment = header.segment;
+        self.number = header.first_number;
+        self.chain = header.chain;
+    }
+
+    /// `version u8 | segment u32 | number u64 | chain u32 | epoch u32 | requests u32 | active u32`, then the
+    /// requests (request u128, number u64, segment u32, offset u32) and the active map.
+    fn to_bytes(&self) -> Vec<u8> {
+        let active = self.active.to_bytes();
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&self.segment.0.to_le_bytes());
+        bytes.extend_from_slice(&self.number.to_le_bytes());
+        bytes.extend_from_slice(&self.chain.to_le_bytes());
+        bytes.extend_from_slice(&self.epoch.0.to_le_bytes());
+        for count in [self.requests.len(), active.len()] {
+            bytes.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+        }
+        for (request, number, address) in &self.requests {
+            bytes.extend_from_slice(&request.0.to_le_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
+            bytes.extend_from_slice(&address.segment.0.to_le_bytes());
+            bytes.extend_from_slice(&address.offset.to_le_bytes());
+        }
+        bytes.extend_from_slice(&active);
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+            let (field, rest) = bytes.split_first_chunk::<N>()?;
+            *bytes = rest;
+            Some(field)
+        }
+        let mut rest = bytes;
+        let rest = &mut rest;
+        if take::<1>(rest)? != &[VERSION] {
+            return None;
+        }
+        let u32_of = |rest: &mut &[u8]| take::<4>(rest).map(|b| u32::from_le_bytes(*b));
+        let segment = SegmentId(u32_of(rest)?);
+        let number = u64::from_le_bytes(*take::<8>(rest)?);
+        let (chain, epoch) = (u32_of(rest)?, Epoch(u32_of(rest)?));
+        let (requests, active) = (u32_of(rest)?, u32_of(rest)? as usize);
+        let mut list = VecDeque::new();
+        for _ in 0..requests {
+            let request = RequestId(u128::from_le_bytes(*take::<16>(rest)?));
+            let number = u64::from_le_bytes(*take::<8>(rest)?);
+            list.push_back((request, number, LogAddress::new(u32_of(rest)?, u32_of(rest)?)));
+        }
+        let active = if rest.len() == active { ActiveMap::parse(rest)? } else { return None };
+        Some(Self { segment, number, chain, epoch, active, requests: list })
+    }
+}
+
+fn checkpoint_key(log: LogId) -> Vec<u8> {
+    [b"checkpoint/", &log.0.to_le_bytes()[..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_survive() {
+        let mut checkpoint = Checkpoint::start(LogId(1), 10);
+        checkpoint.segment = SegmentId(3);
+        checkpoint.number = 77;
+        checkpoint.chain = 5;
+        checkpoint.epoch = Epoch(2);
+        checkpoint.active.free(9);
+        checkpoint.requests.push_back((RequestId(4), 76, LogAddress::new(2, 64)));
+        let bytes = checkpoint.to_bytes();
+        let again = Checkpoint::parse(&bytes).unwrap();
+        assert_eq!(again.to_bytes(), bytes);
+        assert_eq!(again.requests, checkpoint.requests);
+        for length in 0..bytes.len() {
+            assert!(Checkpoint::parse(&bytes[..length]).is_none());
+        }
+    }
+
+    #[test]
+    fn a_promotion_is_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = SiteState { epoch: Epoch(7), promoted: true };
+        {
+            let catalogue = Catalogue::open(directory.path()).unwrap();
+            assert_eq!(catalogue.site().unwrap(), SiteState::default());
+            catalogue.put_site(state).unwrap();
+        }
+        assert_eq!(Catalogue::open(directory.path()).unwrap().site().unwrap(), state);
+    }
+}

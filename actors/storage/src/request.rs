@@ -1,0 +1,154 @@
+//! What front ends, the store, the link and the estimator say to the storage actor.
+
+use actix::Message;
+use bytes::Bytes;
+use parhelion_actor_runtime::Credit;
+use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorCommand, MirrorEvent};
+use parhelion_log::Record;
+use parhelion_mirror::{Acked, LogStatus, Promotion, ReplicaLog};
+use parhelion_plugin::Channel;
+use parhelion_types::{Degrade, Durability, Error, LogAddress, LogId, RequestId, Risk, TraceContext};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::store::StoreEvent;
+
+/// A question with the place for its answer.
+pub type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What front ends ask.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum Request {
+    /// Creates a log under a number that the metadata server chose.
+    Create {
+        /// The number.
+        log: LogId,
+        /// The name.
+        name: String,
+        /// The policy.
+        degrade: Degrade,
+        /// Makes a retry safe.
+        request: RequestId,
+        /// Told when the creation is durable here.
+        answer: Answer<LogId>,
+    },
+    /// Appends.
+    Append {
+        /// The log.
+        log: LogId,
+        /// The bytes.
+        payload: Bytes,
+        /// The level asked for.
+        durability: Durability,
+        /// Largest acceptable prefix risk for the network level.
+        max_risk: Risk,
+        /// When the degrade policy applies.
+        deadline: Option<Duration>,
+        /// Makes a retry safe.
+        request: RequestId,
+        /// Whether the safety path is wanted.
+        explain: bool,
+        /// The client's trace.
+        trace: TraceContext,
+        /// Bytes under way; given back with the answer.
+        credit: Credit,
+        /// Told when the append is as safe as asked.
+        answer: Answer<Box<Acked>>,
+    },
+    /// Frees an append.
+    Free {
+        /// The log.
+        log: LogId,
+        /// The append's record number.
+        number: u64,
+        /// The append's address.
+        address: LogAddress,
+        /// Told when the freeing is durable here.
+        answer: Answer<()>,
+    },
+    /// Asks whether an append was freed.
+    IsFreed {
+        /// The log.
+        log: LogId,
+        /// The append's record number.
+        number: u64,
+        /// Told at once.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Makes a mirror a primary.
+    Promote {
+        /// Only reports.
+        dry_run: bool,
+        /// Told what is missing.
+        answer: Answer<Promotion>,
+    },
+    /// Asks for the state of all logs.
+    Status {
+        /// Told at once.
+        answer: oneshot::Sender<SiteStatus>,
+    },
+    /// Ends the service: what was accepted is made durable first.
+    Drain {
+        /// Told when nothing waits for the disk any more.
+        answer: oneshot::Sender<()>,
+    },
+}
+
+/// State of a site's logs.
+#[derive(Clone, Debug)]
+pub enum SiteStatus {
+    /// At a primary, or at a site of its own.
+    Primary {
+        /// Whether a session with the mirror is up.
+        linked: bool,
+        /// Bytes sent and not confirmed.
+        unconfirmed_bytes: usize,
+        /// The logs.
+        logs: Vec<LogStatus>,
+    },
+    /// At a mirror.
+    Mirror {
+        /// The logs.
+        logs: Vec<ReplicaLog>,
+    },
+}
+
+/// What the store reports.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromStore(pub StoreEvent);
+
+/// Events of the link at a primary.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromLink(pub Vec<LinkEvent>);
+
+/// Events of the link at a mirror.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromMirrorLink(pub Vec<MirrorEvent>);
+
+/// A new driver serves the link: where its commands go from now on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum Relink {
+    /// To a mirror.
+    Primary(mpsc::UnboundedSender<LinkCommand>),
+    /// From a primary.
+    Mirror(mpsc::UnboundedSender<MirrorCommand>),
+}
+
+/// The estimator's bounds changed.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetChannel(pub Channel);
+
+/// Records that were read to feed the mirror.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct BacklogRead {
+    pub log: LogId,
+    pub session: u64,
+    pub records: Result<Vec<Record>, String>,
+}

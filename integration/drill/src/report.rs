@@ -1,0 +1,444 @@
+//! What a drill found, per disaster and per mode, as data and as a table.
+
+use std::collections::BTreeMap;
+
+use parhelion_types::LogId;
+use serde::{Deserialize, Serialize};
+use tabled::builder::Builder;
+use tabled::settings::{Alignment, Style, object::Columns};
+
+use crate::ack::Ack;
+use crate::classify::Losses;
+use crate::mode::Mode;
+use crate::options::{DrillOptions, Form};
+use crate::stats::{Latency, PromiseTest, Spread};
+
+/// The result of a drill. Its JSON form is the document of `parhelion drill --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrillReport {
+    /// Name and version of this document's layout.
+    pub schema: String,
+    /// What was asked, seed included: the same parameters repeat the drill.
+    pub parameters: DrillOptions,
+    /// How packets were carried.
+    pub form: Form,
+    /// One row per mode.
+    pub modes: Vec<ModeSummary>,
+    /// Every disaster, in the order they happened.
+    pub runs: Vec<RunResult>,
+}
+
+/// One disaster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The mode.
+    pub mode: Mode,
+    /// Which repetition, from 0.
+    pub repetition: u32,
+    /// The seed of link and writers.
+    pub seed: u64,
+    /// Appends whose acknowledgement was there at the cut.
+    pub acked_appends: u64,
+    /// Their bytes.
+    pub acked_bytes: u64,
+    /// Appends whose acknowledgement came after the cut; they count nowhere else.
+    pub acked_late: u64,
+    /// From sending an append to its acknowledgement, microseconds.
+    pub ack_latency_micros: Latency,
+    /// From acceptance to the mirror's disk, microseconds, as the mirror measured it.
+    pub mirroring_latency_micros: Option<Latency>,
+    /// Acknowledged payload per second.
+    pub goodput_bits_per_second: f64,
+    /// Bytes of IP packets that the primary's site offered to the link.
+    pub wire_bytes: u64,
+    /// Those, divided by the bytes acknowledged.
+    pub wire_overhead: f64,
+    /// Acknowledged appends that the mirror does not have.
+    pub lost: Losses,
+    /// Appends that the mirror shows with other bytes than were sent.
+    pub altered: u64,
+    /// Appends whose bytes were read back from the mirror and hashed.
+    pub read_back: u64,
+    /// Highest prefix risk promised by an acknowledgement.
+    pub risk_highest: f64,
+    /// Mean prefix risk promised by acknowledgements.
+    pub risk_mean: f64,
+    /// Bound that the acknowledgements put on losing any append at the cut.
+    pub risk_of_any: f64,
+    /// What a reader must know to trust the figures.
+    pub notes: Vec<String>,
+}
+
+/// All disasters of one mode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModeSummary {
+    /// The mode.
+    pub mode: Mode,
+    /// Disasters.
+    pub runs: u64,
+    /// Appends acknowledged per disaster.
+    pub acked_appends: Spread,
+    /// Bytes acknowledged per disaster.
+    pub acked_bytes: Spread,
+    /// Median of the acknowledgement latency, microseconds.
+    pub ack_p50_micros: Spread,
+    /// 99 % of acknowledgements are at most this late, microseconds.
+    pub ack_p99_micros: Spread,
+    /// The latest acknowledgement of all disasters, microseconds.
+    pub ack_max_micros: f64,
+    /// Median of the mirroring latency, microseconds.
+    pub mirroring_p50_micros: Option<Spread>,
+    /// 99 % of appends are at the mirror after at most this, microseconds.
+    pub mirroring_p99_micros: Option<Spread>,
+    /// Standard deviation of the mirroring latency within a disaster, microseconds.
+    pub mirroring_spread_micros: Option<Spread>,
+    /// Acknowledged payload per second.
+    pub goodput_bits_per_second: Spread,
+    /// Bytes on the wire per byte acknowledged.
+    pub wire_overhead: Spread,
+    /// Acknowledged appends lost per disaster.
+    pub lost_appends: Spread,
+    /// Acknowledged appends lost in all disasters, by cause.
+    pub lost: Losses,
+    /// Appends shown with other bytes than were sent, in all disasters.
+    pub altered: u64,
+    /// Highest prefix risk promised.
+    pub risk_highest: f64,
+    /// Mean prefix risk promised.
+    pub risk_mean: f64,
+    /// Whether the losses refute the promises.
+    pub promise: PromiseTest,
+}
+
+/// The layout that this version writes.
+pub const SCHEMA: &str = "parhelion-drill/1";
+
+/// What the acknowledgements of one disaster add up to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct AckFigures {
+    pub appends: u64,
+    pub bytes: u64,
+    pub late: u64,
+    pub latency: Latency,
+    /// First sending to cut, in seconds.
+    pub seconds: f64,
+    pub risk_highest: f64,
+    pub risk_mean: f64,
+    pub risk_of_any: f64,
+}
+
+impl AckFigures {
+    /// Only what was acknowledged at or before `cut_nanos` counts.
+    pub(crate) fn of(acks: &[Ack], cut_nanos: u64) -> Self {
+        let counted = || acks.iter().filter(|ack| ack.acked_nanos <= cut_nanos);
+        let appends = counted().count() as u64;
+        let first = counted().map(|ack| ack.sent_nanos).min().unwrap_or(cut_nanos);
+        let risks: f64 = counted().map(|ack| ack.prefix_risk).sum();
+        // The prefix risk of the last append of each log speaks for all before it; logs add up by the union bound.
+        let mut last: BTreeMap<LogId, &Ack> = BTreeMap::new();
+        for ack in counted() {
+            let entry = last.entry(ack.log).or_insert(ack);
+            if ack.address > entry.address {
+                *entry = ack;
+            }
+        }
+        Self {
+            appends,
+            bytes: counted().map(|ack| u64::from(ack.length)).sum(),
+            late: acks.len() as u64 - appends,
+            latency: Latency::of_nanos(counted().map(Ack::latency_nanos)),
+            seconds: cut_nanos.saturating_sub(first) as f64 / 1e9,
+            risk_highest: counted().map(|ack| ack.prefix_risk).fold(0.0, f64::max),
+            risk_mean: if appends == 0 { 0.0 } else { risks / appends as f64 },
+            risk_of_any: last.values().map(|ack| ack.prefix_risk).sum::<f64>().min(1.0),
+        }
+    }
+}
+
+impl DrillReport {
+    /// Sums up `runs`.
+    #[must_use]
+    pub fn new(parameters: DrillOptions, form: Form, runs: Vec<RunResult>) -> Self {
+        let modes = parameters
+            .modes
+            .iter()
+            .map(|&mode| (mode, runs.iter().filter(|run| run.mode == mode).collect::<Vec<_>>()))
+            .filter(|(_, runs)| !runs.is_empty())
+            .map(|(mode, runs)| ModeSummary::of(mode, &runs))
+            .collect();
+        Self { schema: SCHEMA.to_owned(), parameters, form, modes, runs }
+    }
+
+    /// The document of `--json`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Plain numbers, strings and lists: serialising them does not fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The table of the terminal: a column per mode, a row per figure, and what a reader must know below.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut builder = Builder::default();
+        builder.push_record(
+            std::iter::once(String::new()).chain(self.modes.iter().map(|row| row.mode.to_string())),
+        );
+        for (name, figure) in ROWS {
+            builder.push_record(std::iter::once((*name).to_owned()).chain(self.modes.iter().map(figure)));
+        }
+        let mut table = builder.build();
+        table.with(Style::sharp()).modify(Columns::new(1..), Alignment::right());
+        let mut text = table.to_string();
+        let mut notes: Vec<String> = self
+            .runs
+            .iter()
+            .flat_map(|run| run.notes.iter().map(|note| format!("{}: {note}", run.mode)))
+            .collect();
+        notes.sort();
+        notes.dedup();
+        for note in &notes {
+            text.push_str("\n* ");
+            text.push_str(note);
+        }
+        text
+    }
+
+    /// Whether the drill shows a fault: altered bytes, a loss that no announcement named, or a promise refuted.
+    #[must_use]
+    pub fn is_faulty(&self) -> bool {
+        self.modes.iter().any(|row| row.altered > 0 || row.lost.unnamed > 0 || row.promise.refuted)
+    }
+}
+
+impl ModeSummary {
+    fn of(mode: Mode, runs: &[&RunResult]) -> Self {
+        let spread = |figure: &dyn Fn(&RunResult) -> f64| {
+            Spread::of(&runs.iter().map(|run| figure(run)).collect::<Vec<_>>())
+        };
+        let mirroring = |figure: &dyn Fn(&Latency) -> f64| {
+            let known: Vec<f64> =
+                runs.iter().filter_map(|run| run.mirroring_latency_micros.as_ref()).map(figure).collect();
+            (!known.is_empty()).then(|| Spread::of(&known))
+        };
+        let largest =
+            |figure: &dyn Fn(&RunResult) -> f64| runs.iter().map(|run| figure(run)).fold(0.0, f64::max);
+        let outcomes: Vec<(f64, bool)> =
+            runs.iter().map(|run| (run.risk_of_any, run.lost.total > 0)).collect();
+        Self {
+            mode,
+            runs: runs.len() as u64,
+            acked_appends: spread(&|run| run.acked_appends as f64),
+            acked_bytes: spread(&|run| run.acked_bytes as f64),
+            ack_p50_micros: spread(&|run| run.ack_latency_micros.p50),
+            ack_p99_micros: spread(&|run| run.ack_latency_micros.p99),
+            ack_max_micros: largest(&|run| run.ack_latency_micros.max),
+            mirroring_p50_micros: mirroring(&|latency| latency.p50),
+            mirroring_p99_micros: mirroring(&|latency| latency.p99),
+            mirroring_spread_micros: mirroring(&|latency| latency.stddev),
+            goodput_bits_per_second: spread(&|run| run.goodput_bits_per_second),
+            wire_overhead: spread(&|run| run.wire_overhead),
+            lost_appends: spread(&|run| run.lost.total as f64),
+            lost: runs.iter().fold(Losses::default(), |sum, run| sum.and(run.lost)),
+            altered: runs.iter().map(|run| run.altered).sum(),
+            risk_highest: largest(&|run| run.risk_highest),
+            risk_mean: spread(&|run| run.risk_mean).mean,
+            promise: PromiseTest::of(&outcomes),
+        }
+    }
+}
+
+type Figure = fn(&ModeSummary) -> String;
+
+const ROWS: &[(&str, Figure)] = &[
+    ("disasters", |row| row.runs.to_string()),
+    ("appends acknowledged", |row| count(row.acked_appends)),
+    ("bytes acknowledged, MB", |row| scaled(row.acked_bytes, 1e6)),
+    ("ack latency p50, ms", |row| scaled(row.ack_p50_micros, 1e3)),
+    ("ack latency p99, ms", |row| scaled(row.ack_p99_micros, 1e3)),
+    ("ack latency max, ms", |row| number(row.ack_max_micros / 1e3)),
+    ("mirroring latency p50, ms", |row| optional(row.mirroring_p50_micros)),
+    ("mirroring latency p99, ms", |row| optional(row.mirroring_p99_micros)),
+    ("mirroring latency spread, ms", |row| optional(row.mirroring_spread_micros)),
+    ("goodput, Mbit/s", |row| scaled(row.goodput_bits_per_second, 1e6)),
+    ("wire bytes / acked bytes", |row| scaled(row.wire_overhead, 1.0)),
+    ("acked appends lost per disaster", |row| count(row.lost_appends)),
+    ("acked appends lost in all", |row| row.lost.total.to_string()),
+    ("  still in the sending host", |row| row.lost.in_host.to_string()),
+    ("  lost on the wire", |row| row.lost.on_wire.to_string()),
+    ("  blocked behind a gap", |row| row.lost.behind_gap.to_string()),
+    ("  (cause inferred)", |row| row.lost.inferred.to_string()),
+    ("lost and not announced", |row| row.lost.unnamed.to_string()),
+    ("altered at the mirror", |row| row.altered.to_string()),
+    ("highest risk promised", |row| number(row.risk_highest)),
+    ("mean risk promised", |row| number(row.risk_mean)),
+    ("disasters with a loss", |row| {
+        format!("{} (promised {})", row.promise.losses, number(row.promise.expected))
+    }),
+    ("promise, 99 % one-sided", |row| if row.promise.refuted { "REFUTED" } else { "not refuted" }.to_owned()),
+];
+
+fn count(spread: Spread) -> String {
+    if spread.stddev == 0.0 {
+        format!("{}", spread.mean)
+    } else {
+        format!("{:.1} ± {:.1}", spread.mean, spread.stddev)
+    }
+}
+
+fn scaled(spread: Spread, unit: f64) -> String {
+    let mean = number(spread.mean / unit);
+    if spread.stddev == 0.0 { mean } else { format!("{mean} ± {}", number(spread.stddev / unit)) }
+}
+
+fn optional(spread: Option<Spread>) -> String {
+    spread.map_or_else(|| "-".to_owned(), |spread| scaled(spread, 1e3))
+}
+
+/// Three significant digits, without an exponent where that is readable.
+fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size < 1e-3 => format!("{value:.1e}"),
+        size if size < 1.0 => format!("{value:.3}"),
+        size if size < 10.0 => format!("{value:.2}"),
+        size if size < 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ack::tests::ack;
+
+    /// A plausible disaster of `mode`.
+    pub(crate) fn sample_run(mode: Mode, repetition: u32) -> RunResult {
+        let jitter = f64::from(repetition) * 100.0;
+        let (ack, lost, risk) = match mode {
+            Mode::LocalSync => (400.0, 620, 1.0),
+            Mode::LocalSyncFec => (430.0, 85, 1.0),
+            Mode::NetworkSync => (4_800.0, 0, 8e-7),
+            Mode::RemoteSync => (103_000.0, 0, 0.0),
+            Mode::RemoteSyncFec => (104_000.0, 0, 0.0),
+        };
+        let latency = |middle: f64| Latency {
+            count: 1000,
+            min: middle * 0.7,
+            p50: middle + jitter,
+            p99: middle * 1.8 + jitter,
+            max: middle * 3.0,
+            mean: middle * 1.1,
+            stddev: middle * 0.2,
+            quantiles: vec![
+                (0.0, middle * 0.7),
+                (0.1, middle * 0.8),
+                (0.5, middle),
+                (0.9, middle * 1.4),
+                (0.99, middle * 1.8),
+                (1.0, middle * 3.0),
+            ],
+        };
+        let mirroring = if mode.has_code() { 52_000.0 } else { 61_000.0 };
+        RunResult {
+            mode,
+            repetition,
+            seed: 1 + u64::from(repetition),
+            acked_appends: 54_321,
+            acked_bytes: 54_321 * 4096,
+            acked_late: 3,
+            ack_latency_micros: latency(ack),
+            mirroring_latency_micros: Some(Latency { quantiles: Vec::new(), ..latency(mirroring) }),
+            goodput_bits_per_second: 178e6,
+            wire_bytes: 330_000_000,
+            wire_overhead: if mode.has_code() { 1.46 } else { 1.06 },
+            lost: Losses {
+                total: lost,
+                in_host: lost / 2,
+                on_wire: lost - lost / 2 - lost / 8,
+                behind_gap: lost / 8,
+                inferred: lost / 2,
+                unnamed: 0,
+            },
+            altered: 0,
+            read_back: 100,
+            risk_highest: risk,
+            risk_mean: risk / 2.0,
+            risk_of_any: risk,
+            notes: vec!["sample data".to_owned()],
+        }
+    }
+
+    pub(crate) fn sample_report() -> DrillReport {
+        let options = DrillOptions { repeat: 3, ..DrillOptions::default() };
+        let runs = Mode::ALL.into_iter().flat_map(|mode| (0..3).map(move |n| sample_run(mode, n))).collect();
+        DrillReport::new(options, Form::Packet, runs)
+    }
+
+    #[test]
+    fn only_what_was_acknowledged_before_the_cut_counts() {
+        let mut acks: Vec<Ack> = (0..10).map(|n| ack(n, n * 1_000_000_000)).collect();
+        acks[4].prefix_risk = 0.5;
+        acks[5].log = LogId(2);
+        acks[5].prefix_risk = 0.25;
+        acks[8].prefix_risk = 1.0;
+        // Append 7 was acknowledged at 7.001 s, append 8 at 8.001 s.
+        let figures = AckFigures::of(&acks, 8_000_000_000);
+        assert_eq!((figures.appends, figures.late, figures.bytes), (8, 2, 8 * 4096));
+        assert!((figures.seconds - 8.0).abs() < 1e-9);
+        assert!((figures.risk_highest - 0.5).abs() < 1e-12);
+        assert!((figures.risk_of_any - (0.25 + 1e-8)).abs() < 1e-12, "{}", figures.risk_of_any);
+        assert_eq!(figures.latency.count, 8);
+        assert_eq!(AckFigures::of(&[], 5).appends, 0);
+    }
+
+    #[test]
+    fn the_table_has_every_mode_and_cause() {
+        let table = sample_report().table();
+        for text in [
+            "local-sync+fec",
+            "network-sync",
+            "blocked behind a gap",
+            "not refuted",
+            "54321",
+            "8.0e-7",
+            "REFUTED",
+        ] {
+            assert_eq!(table.contains(text), text != "REFUTED", "{text}:\n{table}");
+        }
+        assert!(table.lines().all(|line| line.chars().count() <= 140), "{table}");
+    }
+
+    #[test]
+    fn a_broken_promise_shows() {
+        let mut run = sample_run(Mode::NetworkSync, 0);
+        run.lost = Losses { total: 1, on_wire: 1, ..Losses::default() };
+        let report = DrillReport::new(DrillOptions::default(), Form::Relay, vec![run]);
+        assert!(report.is_faulty());
+        assert!(report.table().contains("REFUTED"));
+        assert!(!sample_report().is_faulty());
+        let mut run = sample_run(Mode::LocalSync, 0);
+        run.lost.unnamed = 1;
+        assert!(DrillReport::new(DrillOptions::default(), Form::Relay, vec![run]).is_faulty());
+    }
+
+    #[test]
+    fn the_document_has_its_schema_and_survives() {
+        let report = sample_report();
+        let value: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(value["schema"], SCHEMA);
+        assert_eq!(value["parameters"]["seed"], 1);
+        assert_eq!(value["form"], "packet");
+        assert_eq!(value["modes"].as_array().map(Vec::len), Some(5));
+        assert_eq!(value["modes"][2]["mode"], "network-sync");
+        assert_eq!(value["modes"][0]["lost"]["total"], 3 * 620);
+        for key in ["ack_latency_micros", "mirroring_latency_micros", "wire_overhead", "lost", "risk_of_any"]
+        {
+            assert!(value["runs"][0].get(key).is_some(), "{key}");
+        }
+        // Numbers may differ in their last bit after a decimal detour; everything else is exact.
+        let again: DrillReport = serde_json::from_value(value).unwrap();
+        assert_eq!((&again.parameters, again.form), (&report.parameters, report.form));
+        assert_eq!(again.modes[0].lost, report.modes[0].lost);
+        assert_eq!(again.runs[4].notes, report.runs[4].notes);
+    }
+}

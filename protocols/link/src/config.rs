@@ -1,0 +1,104 @@
+//! Settings of the two ends, and their limits.
+
+use std::time::Duration;
+
+use parhelion_plugin::{ErasureCode, ParameterError, Parameters, Structure};
+use parhelion_wire::SYMBOL_PREFIX_BYTES;
+
+/// Settings of a [`Sender`](crate::Sender).
+#[derive(Clone, Copy, Debug)]
+pub struct SenderConfig {
+    /// Largest symbol in bytes, the 20-byte prefix included; the datagram adds its 32-byte header.
+    pub symbol_bytes: usize,
+    /// Most bytes of records held, from [`send`](crate::Sender::send) until the mirror has confirmed them.
+    /// A record counts for at least 64 bytes; the state beside it is about 300 bytes and 64 per symbol.
+    pub buffer_bytes_max: usize,
+    /// Bytes per second on the wire that datagrams with their overhead may take; 0: whoever calls
+    /// [`poll_transmit`](crate::Sender::poll_transmit) paces.
+    pub rate_bytes_per_second: u64,
+    /// Bytes that QUIC, UDP, IP and the link layer add to a datagram, for pacing.
+    pub per_datagram_overhead: usize,
+    /// Most datagrams released at one instant. What leaves together is lost together, so this is at most
+    /// the burst that the code tolerates.
+    pub burst_datagrams_max: usize,
+    /// How long the queue stays empty before partial groups are flushed; see
+    /// [`Sender`](crate::Sender) for the bound on the age of uncovered symbols.
+    pub flush_delay: Duration,
+    /// Time a packet needs from the network card to the site's edge. Coverage counts only after it, since
+    /// what dies with the site protects nothing (SMFS section 3.3).
+    pub site_exit_delay: Duration,
+}
+
+/// Settings of a [`Receiver`](crate::Receiver).
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiverConfig {
+    /// Largest symbol in bytes, prefix included; the same as the sender's.
+    pub symbol_bytes: usize,
+    /// Largest record in bytes. A peer that announces a larger one breaks the protocol.
+    pub record_bytes_max: usize,
+    /// Most bytes held for records that are incomplete or not yet taken. One more record of
+    /// `record_bytes_max` comes on top, so that the oldest one can always be completed.
+    pub pending_bytes_max: usize,
+    /// How long a gap in the wire numbers may be reordering; then it is loss.
+    pub reorder_delay: Duration,
+    /// How long a lost symbol may wait for its repair before it is reported missing: the time in which
+    /// the code's widest group is sent.
+    pub repair_delay: Duration,
+}
+
+impl SenderConfig {
+    pub(crate) fn check(&self) -> Result<(), ParameterError> {
+        check_symbol_bytes(self.symbol_bytes)?;
+        if self.burst_datagrams_max == 0 {
+            return Err(range("burst_datagrams_max", 0, 1, u32::MAX, "datagrams"));
+        }
+        Ok(())
+    }
+}
+
+impl ReceiverConfig {
+    pub(crate) fn check(&self) -> Result<(), ParameterError> {
+        check_symbol_bytes(self.symbol_bytes)
+    }
+}
+
+/// The structure of `code` with `parameters`, if coverage can be kept for it.
+pub(crate) fn structure_of(
+    code: &dyn ErasureCode,
+    parameters: &Parameters,
+) -> Result<Structure, ParameterError> {
+    let structure = code.structure(parameters)?;
+    let repairs = structure.repairs_per_symbol();
+    if repairs > REPAIRS_PER_SYMBOL_MAX {
+        return Err(ParameterError::Conflict(format!(
+            "code {} with {parameters} covers each symbol by {repairs} repairs; coverage holds at most \
+             {REPAIRS_PER_SYMBOL_MAX}, so ask for fewer",
+            code.name()
+        )));
+    }
+    Ok(structure)
+}
+
+/// Bytes of a record that a symbol of `symbol_bytes` carries.
+pub(crate) fn data_bytes(symbol_bytes: usize) -> usize {
+    symbol_bytes - SYMBOL_PREFIX_BYTES
+}
+
+fn check_symbol_bytes(symbol_bytes: usize) -> Result<(), ParameterError> {
+    if (SYMBOL_BYTES_MIN..=SYMBOL_BYTES_MAX).contains(&symbol_bytes) {
+        return Ok(());
+    }
+    Err(range("symbol_bytes", symbol_bytes, SYMBOL_BYTES_MIN as u32, SYMBOL_BYTES_MAX as u32, "bytes"))
+}
+
+fn range(name: &'static str, value: usize, min: u32, max: u32, unit: &'static str) -> ParameterError {
+    ParameterError::Range { name, value: u32::try_from(value).unwrap_or(u32::MAX), min, max, unit }
+}
+
+/// One bit of a coverage set for each.
+const REPAIRS_PER_SYMBOL_MAX: u32 = u64::BITS;
+
+const SYMBOL_BYTES_MIN: usize = SYMBOL_PREFIX_BYTES + 1;
+
+/// The prefix holds the length in 16 bits.
+const SYMBOL_BYTES_MAX: usize = SYMBOL_PREFIX_BYTES + u16::MAX as usize;

@@ -1,0 +1,235 @@
+//! Records that the sender holds until the mirror has confirmed them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use parhelion_plugin::Exposure;
+use parhelion_types::RecordKey;
+
+/// Records by key and by slot, and the queue of those that are not cut into symbols yet.
+///
+/// Invariants:
+/// - A slot is named together with the session number of its record, so a slot that is used again is never
+///   taken for its former record.
+/// - Numbers are given when a record is first cut: they have no gaps, though a waiting record may be
+///   confirmed, and dropped, before its turn.
+/// - A record whose symbols are in flight stays until it is confirmed *and* all its symbols have arrived:
+///   the receiver asks for a lost symbol even if the mirror has the record by other means.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    slots: Vec<Option<Record>>,
+    free: Vec<u32>,
+    by_key: BTreeMap<RecordKey, u32>,
+    queue: VecDeque<RecordKey>,
+    waiting: usize,
+    next_number: u64,
+    held_bytes: usize,
+    queued_bytes: usize,
+}
+
+/// Where a record is, and which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordRef {
+    pub(crate) slot: u32,
+    pub(crate) number: u64,
+}
+
+/// A record on its way.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) key: RecordKey,
+    pub(crate) bytes: Bytes,
+    /// Number in the session, once cut.
+    pub(crate) number: Option<u64>,
+    /// Source symbols that it is cut into.
+    pub(crate) symbols: u32,
+    /// Of those, cut.
+    pub(crate) cut: u32,
+    /// Of those, beyond the site's edge.
+    pub(crate) departed: u32,
+    /// Of those, at the receiver.
+    pub(crate) arrived: u32,
+    /// The code that protects it.
+    pub(crate) epoch: u32,
+    /// Set of repair indices that is complete coverage with that code.
+    pub(crate) full: u64,
+    /// By repair index: how many of its symbols that repair covers.
+    covered: Box<[u32]>,
+    coverage: u64,
+    group_max: u32,
+    confirmed: bool,
+    /// Waits in the queue of events.
+    is_changed: bool,
+}
+
+impl Records {
+    /// Bytes held, as counted against the buffer.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Bytes that are not cut into symbols yet.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Whether any record waits to be cut.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// What a record of `bytes` counts against the buffer.
+    pub(crate) fn cost(bytes: usize) -> usize {
+        bytes.max(RECORD_COST_MIN)
+    }
+
+    pub(crate) fn contains(&self, key: RecordKey) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
+    /// Queues a record that is cut into `symbols`.
+    pub(crate) fn push(&mut self, key: RecordKey, bytes: Bytes, symbols: u32) {
+        self.held_bytes += Self::cost(bytes.len());
+        self.queued_bytes += bytes.len();
+        let record = Record {
+            key,
+            bytes,
+            number: None,
+            symbols,
+            cut: 0,
+            departed: 0,
+            arrived: 0,
+            epoch: 0,
+            full: 0,
+            covered: Box::default(),
+            coverage: 0,
+            group_max: 0,
+            confirmed: false,
+            is_changed: false,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(record);
+                slot
+            }
+            None => {
+                self.slots.push(Some(record));
+                (self.slots.len() - 1) as u32
+            }
+        };
+        self.by_key.insert(key, slot);
+        self.queue.push_back(key);
+        self.waiting += 1;
+    }
+
+    /// The next waiting record, under the code of `epoch` with `repairs` indices.
+    pub(crate) fn start(&mut self, epoch: u32, full: u64, repairs: u32) -> Option<RecordRef> {
+        while let Some(key) = self.queue.pop_front() {
+            // Confirmed while it waited, or sent again after that and already cut.
+            let Some(&slot) = self.by_key.get(&key) else { continue };
+            let Some(record) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+            if record.number.is_some() {
+                continue;
+            }
+            let number = self.next_number;
+            self.next_number += 1;
+            self.waiting -= 1;
+            record.number = Some(number);
+            record.epoch = epoch;
+            record.full = full;
+            record.covered = vec![0; repairs as usize].into_boxed_slice();
+            return Some(RecordRef { slot, number });
+        }
+        None
+    }
+
+    pub(crate) fn get(&self, at: RecordRef) -> Option<&Record> {
+        self.slots.get(at.slot as usize)?.as_ref().filter(|record| record.number == Some(at.number))
+    }
+
+    pub(crate) fn get_mut(&mut self, at: RecordRef) -> Option<&mut Record> {
+        self.slots.get_mut(at.slot as usize)?.as_mut().filter(|record| record.number == Some(at.number))
+    }
+
+    /// `bytes` of a record were cut off the queue.
+    pub(crate) fn note_cut(&mut self, bytes: usize) {
+        self.queued_bytes -= bytes;
+    }
+
+    /// Every record of the log below `end.number` is durable at the mirror.
+    pub(crate) fn confirm(&mut self, end: RecordKey) {
+        let first = RecordKey { log: end.log, number: 0 };
+        while let Some((&key, &slot)) = self.by_key.range(first..end).next() {
+            // Out of the index at once, so that a confirmation costs no more than what it confirms.
+            self.by_key.remove(&key);
+            let Some(record) = self.slots[slot as usize].as_mut() else { continue };
+            record.confirmed = true;
+            if record.number.is_none() {
+                self.waiting -= 1;
+                self.queued_bytes -= record.bytes.len();
+                self.free(slot);
+            } else if record.is_done() {
+                self.free(slot);
+            }
+        }
+    }
+
+    /// One more symbol of the record is at the receiver.
+    pub(crate) fn arrived(&mut self, at: RecordRef) {
+        let Some(record) = self.get_mut(at) else { return };
+        record.arrived += 1;
+        if record.is_done() {
+            self.free(at.slot);
+        }
+    }
+
+    fn free(&mut self, slot: u32) {
+        if let Some(record) = self.slots[slot as usize].take() {
+            self.held_bytes -= Self::cost(record.bytes.len());
+            self.free.push(slot);
+        }
+    }
+}
+
+impl Record {
+    /// A repair with `index` over `count` symbols covers one more symbol; whether the coverage rose.
+    pub(crate) fn cover(&mut self, index: u8, count: u16) -> bool {
+        self.group_max = self.group_max.max(u32::from(count));
+        let Some(covered) = self.covered.get_mut(usize::from(index)) else { return false };
+        *covered += 1;
+        if *covered < self.symbols {
+            return false;
+        }
+        self.coverage |= 1 << index;
+        true
+    }
+
+    /// Marks the record as changed; whether it was not so marked.
+    pub(crate) fn mark_changed(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_changed, true)
+    }
+
+    pub(crate) fn clear_changed(&mut self) {
+        self.is_changed = false;
+    }
+
+    pub(crate) fn exposure(&self) -> Exposure {
+        Exposure { symbols: self.symbols, coverage: self.coverage, group_max: self.group_max }
+    }
+
+    /// Whether every source symbol has left the site.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.departed == self.symbols
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_sent() && self.coverage & self.full == self.full
+    }
+
+    fn is_done(&self) -> bool {
+        self.confirmed && self.arrived == self.symbols
+    }
+}
+
+/// Keeps the state beside small records within a few times the buffer.
+const RECORD_COST_MIN: usize = 64;

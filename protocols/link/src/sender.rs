@@ -1,0 +1,677 @@
+//! The sending end of a link.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parhelion_plugin::{Encoder, ErasureCode, Exposure, ParameterError, Parameters, RepairHead, Structure};
+use parhelion_types::{RecordKey, Time};
+use parhelion_wire::{DATAGRAM_HEADER_BYTES, Datagram, DatagramKind, SYMBOL_PREFIX_BYTES, SymbolPrefix};
+
+use crate::SYMBOLS_IN_FLIGHT_MAX;
+use crate::config::{SenderConfig, data_bytes, structure_of};
+use crate::departures::{Departure, Departures};
+use crate::pacer::Pacer;
+use crate::records::{RecordRef, Records};
+use crate::repairs::Repairs;
+use crate::round_trip::RoundTrip;
+use crate::symbols::Symbols;
+
+/// Cuts records into source symbols, sends them with their repairs, and knows what protects each record.
+///
+/// Verbs are [`send`](Self::send) and [`change_code`](Self::change_code). After any call, take what
+/// [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event) offer, and call
+/// `poll_transmit` again when [`poll_timeout`](Self::poll_timeout) has come: it does all that time brings.
+///
+/// # Order on the wire
+/// Repairs that fired, then symbols that are sent again, then new source symbols. Repairs come first
+/// because an acknowledgement waits for them; new symbols alone make repairs, so none starves the other.
+///
+/// # Coverage
+/// A repair counts for the symbols it includes once it has left the site: below the mark of
+/// [`handle_on_wire`](Self::handle_on_wire), and `site_exit_delay` older (SMFS section 3.3: what is still
+/// in the local network dies with the site). A record's coverage is what *all* its symbols have.
+///
+/// # Flush
+/// No record waits for later traffic to complete its groups. While no source symbol is ready to leave,
+/// partial groups are flushed as soon as
+/// - the last source symbol is `flush_delay` old, or
+/// - the oldest symbol that still waits for a repair is [`COVERAGE_AGE_FACTOR`] times as old: light traffic
+///   that never pauses that long, and is too slow to fill wide groups, must not put them off.
+///
+/// While symbols are ready, they themselves fill the groups at the rate of the link, and the spare capacity
+/// that a flush costs is not there.
+///
+/// # Resending
+/// A symbol that the receiver reports missing is sent again, though not again within a round trip of its last
+/// copy, as reports repeat. If the newest symbols are not settled in a round trip, the last two are sent
+/// again, at growing intervals: nothing behind them tells the receiver that they were sent. Resent symbols
+/// are never encoded again.
+pub struct Sender {
+    config: SenderConfig,
+    data_bytes: usize,
+    code: Code,
+    /// Codes that wait for the end of the record that is being cut.
+    next_codes: VecDeque<Code>,
+    records: Records,
+    cutting: Option<RecordRef>,
+    symbols: Symbols,
+    repairs: Repairs,
+    departures: Departures,
+    pacer: Pacer,
+    /// Symbols to send again, oldest request first.
+    resend: VecDeque<u64>,
+    /// Symbols below `settled` that were missing when last heard of, ascending.
+    missing: Vec<u64>,
+    missing_next: Vec<u64>,
+    /// Below it every symbol has arrived or is in `missing`.
+    settled: u64,
+    round_trip: RoundTrip,
+    last_source: Time,
+    /// Last new source symbol, sign of progress or probe.
+    last_activity: Time,
+    /// Probes since the last sign of progress.
+    probes: u32,
+    changed: VecDeque<RecordRef>,
+    stats: SenderStats,
+}
+
+/// A code in force, or about to be.
+struct Code {
+    epoch: u32,
+    structure: Structure,
+    full: u64,
+    encoder: Box<dyn Encoder>,
+}
+
+/// From which symbol on a code is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeEpoch {
+    /// Number of the code in this session, from 0.
+    pub epoch: u32,
+    /// First source symbol it protects.
+    pub first_symbol: u64,
+}
+
+/// A record that the buffer has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no room for a record of {record_bytes} bytes: {buffered_bytes} of {buffer_bytes_max} bytes wait for the mirror; \
+     send it when the mirror has confirmed some, or raise buffer_bytes_max"
+)]
+pub struct Full {
+    /// The record that was refused.
+    pub record_bytes: usize,
+    /// What is held.
+    pub buffered_bytes: usize,
+    /// The limit.
+    pub buffer_bytes_max: usize,
+}
+
+/// A datagram that is to be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Its position on the wire, for [`Sender::handle_on_wire`].
+    pub wire_number: u64,
+    /// What it carries.
+    pub kind: TransmitKind,
+}
+
+/// What a datagram carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransmitKind {
+    /// A source symbol, for the first time.
+    Source,
+    /// A source symbol that was sent before.
+    Resent,
+    /// A repair symbol.
+    Repair,
+}
+
+/// What the sender has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SenderEvent {
+    /// More of a record has left the site. Several changes of one record become one event.
+    Coverage {
+        /// The record.
+        key: RecordKey,
+        /// Its symbols, and the repairs that cover all of them.
+        exposure: Exposure,
+        /// Whether all its source symbols have left the site.
+        sent: bool,
+        /// Whether, besides, every repair that its code makes for it has.
+        complete: bool,
+    },
+}
+
+/// What was sent since the session began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SenderStats {
+    /// Records that were queued.
+    pub records: u64,
+    /// Source symbols that were sent for the first time.
+    pub symbols: u64,
+    /// Repair symbols that were sent.
+    pub repairs: u64,
+    /// Source symbols that were sent again, probes included.
+    pub resent: u64,
+    /// Times that the newest symbols were sent again because nothing was heard of them.
+    pub probes: u64,
+    /// Times that partial groups were flushed.
+    pub flushes: u64,
+    /// Bytes of datagrams, header included, overhead not.
+    pub bytes: u64,
+}
+
+impl Sender {
+    /// A sender at the start of a session: symbol 0, wire number 0, code epoch 0.
+    ///
+    /// # Errors
+    /// A setting out of range, or parameters that the code does not accept.
+    pub fn new(
+        config: SenderConfig,
+        code: Arc<dyn ErasureCode>,
+        parameters: Parameters,
+        now: Time,
+    ) -> Result<Self, ParameterError> {
+        config.check()?;
+        let datagram_bytes = DATAGRAM_HEADER_BYTES + config.symbol_bytes + config.per_datagram_overhead;
+        Ok(Self {
+            data_bytes: data_bytes(config.symbol_bytes),
+            code: Code::new(0, &*code, &parameters, config.symbol_bytes)?,
+            next_codes: VecDeque::new(),
+            records: Records::default(),
+            cutting: None,
+            symbols: Symbols::default(),
+            repairs: Repairs::default(),
+            departures: Departures::new(config.site_exit_delay),
+            pacer: Pacer::new(config.rate_bytes_per_second, config.burst_datagrams_max, datagram_bytes),
+            resend: VecDeque::new(),
+            missing: Vec::new(),
+            missing_next: Vec::new(),
+            settled: 0,
+            round_trip: RoundTrip::default(),
+            last_source: now,
+            last_activity: now,
+            probes: 0,
+            changed: VecDeque::new(),
+            stats: SenderStats::default(),
+            config,
+        })
+    }
+
+    /// Queues a record. Its bytes are shared, not copied, and held until they are confirmed and have
+    /// arrived. A record that is already held is not queued twice.
+    ///
+    /// # Errors
+    /// The buffer has no room for it.
+    pub fn send(&mut self, _now: Time, key: RecordKey, record: Bytes) -> Result<(), Full> {
+        if self.records.contains(key) {
+            return Ok(());
+        }
+        let buffered_bytes = self.records.held_bytes();
+        let fits = Records::cost(record.len()) <= self.config.buffer_bytes_max.saturating_sub(buffered_bytes);
+        // Offsets within a record are 32 bits wide.
+        let (true, Ok(_)) = (fits, u32::try_from(record.len())) else {
+            let buffer_bytes_max = self.config.buffer_bytes_max;
+            return Err(Full { record_bytes: record.len(), buffered_bytes, buffer_bytes_max });
+        };
+        let symbols = record.len().div_ceil(self.data_bytes).max(1) as u32;
+        self.records.push(key, record, symbols);
+        self.stats.records += 1;
+        Ok(())
+    }
+
+    /// Protects further records by another code, from the end of the record that is being cut. The old
+    /// code is flushed at that point, and what it covers keeps counting.
+    ///
+    /// # Errors
+    /// As [`Sender::new`]; the code in force stays.
+    pub fn change_code(
+        &mut self,
+        _now: Time,
+        code: Arc<dyn ErasureCode>,
+        parameters: Parameters,
+    ) -> Result<CodeEpoch, ParameterError> {
+        let newest = self.next_codes.back().map_or(self.code.epoch, |code| code.epoch);
+        let Some(epoch) = newest.checked_add(1) else {
+            return Err(ParameterError::Conflict("no code epoch is left; begin a new session".to_owned()));
+        };
+        self.next_codes.push_back(Code::new(epoch, &*code, &parameters, self.config.symbol_bytes)?);
+        let uncut =
+            self.cutting.and_then(|at| self.records.get(at)).map_or(0, |record| record.symbols - record.cut);
+        if uncut == 0 {
+            self.enter_next_codes();
+        }
+        Ok(CodeEpoch { epoch, first_symbol: self.symbols.next() + u64::from(uncut) })
+    }
+
+    /// Every datagram below `wire_number` has left the host: QUIC has sent it and the kernel's queue is
+    /// drained past it.
+    pub fn handle_on_wire(&mut self, now: Time, wire_number: u64) {
+        self.departures.left_host(now, wire_number);
+        self.handle_departures(now);
+    }
+
+    /// The receiver has every symbol below `settled_symbols`, save those in `missing`: runs of symbols by
+    /// first id and length, ascending. Runs beyond `settled_symbols` are missing as well, and what lies
+    /// between them is not known. Reports may be lost and repeat, and a late one does no harm; one whose
+    /// runs do not ascend is ignored, since what it lacks would be taken for arrived.
+    pub fn handle_report(&mut self, now: Time, settled_symbols: u64, missing: &[(u64, u32)]) {
+        if !are_ascending(missing) {
+            return;
+        }
+        let settled = settled_symbols.min(self.symbols.next());
+        let before = self.progress();
+        let mut runs = RunCursor { runs: missing };
+        let mut still_missing = std::mem::take(&mut self.missing_next);
+        for at in 0..self.missing.len() {
+            let id = self.missing[at];
+            if id >= settled || runs.contains(id) {
+                still_missing.push(id);
+            } else {
+                self.handle_arrival(id);
+            }
+        }
+        for id in self.settled..settled {
+            if runs.contains(id) {
+                still_missing.push(id);
+            } else {
+                self.handle_arrival(id);
+            }
+        }
+        self.missing_next = std::mem::replace(&mut self.missing, still_missing);
+        self.missing_next.clear();
+        if settled > self.settled {
+            self.settled = settled;
+            if let Some(newest) =
+                self.symbols.get(settled - 1).filter(|symbol| symbol.arrived && !symbol.resent)
+            {
+                self.round_trip.sample(now.since(newest.first_sent));
+            }
+        }
+        if self.progress() != before {
+            self.last_activity = now;
+            self.probes = 0;
+        }
+        let records = &self.records;
+        self.symbols.release(|symbol| is_done(records, symbol));
+        self.queue_missing(now, missing);
+    }
+
+    /// All records of `key.log` with a number below `key.number` are durable at the mirror.
+    pub fn handle_confirmed(&mut self, key: RecordKey) {
+        self.records.confirm(key);
+        let records = &self.records;
+        self.symbols.release(|symbol| is_done(records, symbol));
+    }
+
+    /// Appends the next datagram that is due, header and payload, to `out`. `None`: nothing is due now.
+    pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
+        self.handle_departures(now);
+        self.probe(now);
+        if self.flush_due().is_some_and(|due| due <= now) {
+            self.flush();
+        }
+        if self.pacer.next_slot() > now {
+            return None;
+        }
+        let start = out.len();
+        let transmit = self
+            .transmit_repair(out)
+            .or_else(|| self.transmit_resent(now, out))
+            .or_else(|| self.transmit_source(now, out));
+        if transmit.is_none() {
+            self.pacer.idle();
+            return None;
+        }
+        let bytes = out.len() - start;
+        self.stats.bytes += bytes as u64;
+        self.pacer.release(now, bytes + self.config.per_datagram_overhead);
+        transmit
+    }
+
+    /// When [`poll_transmit`](Self::poll_transmit) has something to do if nothing else happens before; a
+    /// time that has passed means at once.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let has_datagrams = !self.repairs.is_empty() || !self.resend.is_empty() || self.is_source_ready();
+        let slot = has_datagrams.then(|| self.pacer.next_slot());
+        [slot, self.flush_due(), self.departures.next(), self.probe_due()].into_iter().flatten().min()
+    }
+
+    /// The next thing to tell.
+    pub fn poll_event(&mut self) -> Option<SenderEvent> {
+        while let Some(at) = self.changed.pop_front() {
+            // A record that the mirror has confirmed needs no coverage.
+            let Some(record) = self.records.get_mut(at) else { continue };
+            record.clear_changed();
+            return Some(SenderEvent::Coverage {
+                key: record.key,
+                exposure: record.exposure(),
+                sent: record.is_sent(),
+                complete: record.is_complete(),
+            });
+        }
+        None
+    }
+
+    /// Bytes of records that are not cut into symbols yet.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.records.queued_bytes()
+    }
+
+    /// Bytes of records held, as counted against `buffer_bytes_max`.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.records.held_bytes()
+    }
+
+    /// What was sent.
+    #[must_use]
+    pub fn stats(&self) -> SenderStats {
+        self.stats
+    }
+
+    /// Structure of the newest code: what protects records whose first symbol is not sent yet.
+    #[must_use]
+    pub fn structure(&self) -> &Structure {
+        &self.next_codes.back().unwrap_or(&self.code).structure
+    }
+
+    /// Smoothed time from sending a symbol to the report that settles it, wait for the report included.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.smoothed()
+    }
+
+    fn transmit_repair(&mut self, out: &mut Vec<u8>) -> Option<Transmit> {
+        let start = out.len();
+        let (head, epoch) = self.repairs.pop(DATAGRAM_HEADER_BYTES, out)?;
+        let wire_number = self.departures.push(Departure::Repair(head));
+        let RepairHead { cover, index } = head;
+        let kind =
+            DatagramKind::Repair { first: cover.first, stride: cover.stride, count: cover.count, index };
+        Datagram { path: PATH, code_epoch: epoch, wire_number, kind }.write(&mut out[start..]);
+        self.stats.repairs += 1;
+        Some(Transmit { wire_number, kind: TransmitKind::Repair })
+    }
+
+    fn transmit_resent(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
+        loop {
+            let id = self.resend.pop_front()?;
+            let Some(symbol) = self.symbols.get_mut(id) else { continue };
+            symbol.queued = false;
+            if symbol.arrived {
+                continue;
+            }
+            let (at, position) = (symbol.record, symbol.position);
+            let Some(record) = self.records.get(at) else { continue };
+            (symbol.resent, symbol.last_sent) = (true, now);
+            let start = out.len();
+            write_symbol(&record.bytes, at.number, position, self.data_bytes, out);
+            let wire_number = self.departures.push(Departure::Resent);
+            let kind = DatagramKind::Resent { id, sent_micros: micros(now) };
+            Datagram { path: PATH, code_epoch: record.epoch, wire_number, kind }.write(&mut out[start..]);
+            self.stats.resent += 1;
+            return Some(Transmit { wire_number, kind: TransmitKind::Resent });
+        }
+    }
+
+    fn transmit_source(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
+        if !self.is_source_ready() {
+            return None;
+        }
+        let at = match self.cutting {
+            Some(at) => at,
+            None => self.records.start(
+                self.code.epoch,
+                self.code.full,
+                self.code.structure.repairs_per_symbol(),
+            )?,
+        };
+        let record = self.records.get_mut(at)?;
+        let position = record.cut;
+        record.cut += 1;
+        self.cutting = (record.cut < record.symbols).then_some(at);
+        let start = out.len();
+        let cut = write_symbol(&record.bytes, at.number, position, self.data_bytes, out);
+        self.records.note_cut(cut);
+
+        let id = self.symbols.next();
+        let code_epoch = self.code.epoch;
+        let wire_number = self.departures.push(Departure::Source(id));
+        let kind = DatagramKind::Source { id, sent_micros: micros(now) };
+        Datagram { path: PATH, code_epoch, wire_number, kind }.write(&mut out[start..]);
+        self.symbols.push(at, position, now);
+        (self.last_source, self.last_activity) = (now, now);
+        self.stats.symbols += 1;
+
+        let fired = self.repairs.len();
+        self.code.encoder.source(id, &out[start + DATAGRAM_HEADER_BYTES..], &mut self.repairs);
+        for head in self.repairs.heads(fired) {
+            self.symbols.promise(head);
+        }
+        self.symbols.advance_promises(self.code.full);
+        if self.cutting.is_none() && !self.next_codes.is_empty() {
+            self.enter_next_codes();
+        }
+        Some(Transmit { wire_number, kind: TransmitKind::Source })
+    }
+
+    /// Whether a new source symbol could leave if its slot had come.
+    fn is_source_ready(&self) -> bool {
+        (self.cutting.is_some() || self.records.is_waiting())
+            && self.symbols.next() - self.symbols.base() < SYMBOLS_IN_FLIGHT_MAX
+    }
+
+    /// Between two records: the old code ends, the new one begins.
+    fn enter_next_codes(&mut self) {
+        while let Some(code) = self.next_codes.pop_front() {
+            if self.symbols.oldest_unpromised().is_some() {
+                self.flush();
+            }
+            self.code = code;
+            self.repairs.set_epoch(self.code.epoch);
+        }
+    }
+
+    fn flush(&mut self) {
+        let fired = self.repairs.len();
+        self.code.encoder.flush(&mut self.repairs);
+        for head in self.repairs.heads(fired) {
+            self.symbols.promise(head);
+        }
+        // By contract nothing is outstanding now. A code that breaks it loses coverage, but cannot make
+        // this sender flush for ever.
+        self.symbols.promise_all();
+        self.stats.flushes += 1;
+    }
+
+    fn flush_due(&self) -> Option<Time> {
+        let oldest = self.symbols.oldest_unpromised()?;
+        if self.is_source_ready() {
+            return None;
+        }
+        let idle = self.last_source + self.config.flush_delay;
+        let aged = oldest.first_sent + self.config.flush_delay.saturating_mul(COVERAGE_AGE_FACTOR);
+        Some(idle.min(aged))
+    }
+
+    /// Counts what has left the site by now.
+    fn handle_departures(&mut self, now: Time) {
+        let mut any = false;
+        while let Some(departure) = self.departures.pop(now) {
+            any = true;
+            match departure {
+                Departure::Source(id) => {
+                    let Some(symbol) = self.symbols.get_mut(id) else { continue };
+                    symbol.departed = true;
+                    let at = symbol.record;
+                    let Some(record) = self.records.get_mut(at) else { continue };
+                    record.departed += 1;
+                    if record.is_sent() && record.mark_changed() {
+                        self.changed.push_back(at);
+                    }
+                }
+                Departure::Repair(head) => self.cover(head),
+                Departure::Resent => {}
+            }
+        }
+        if any {
+            let records = &self.records;
+            self.symbols.release(|symbol| is_done(records, symbol));
+        }
+    }
+
+    fn cover(&mut self, head: RepairHead) {
+        for id in head.cover.ids() {
+            let Some(symbol) = self.symbols.get_mut(id) else { continue };
+            if !symbol.cover(head.index) {
+                continue;
+            }
+            let at = symbol.record;
+            let Some(record) = self.records.get_mut(at) else { continue };
+            if record.cover(head.index, head.cover.count) && record.mark_changed() {
+                self.changed.push_back(at);
+            }
+        }
+    }
+
+    fn handle_arrival(&mut self, id: u64) {
+        let Some(symbol) = self.symbols.get_mut(id) else { return };
+        if !std::mem::replace(&mut symbol.arrived, true) {
+            let at = symbol.record;
+            self.records.arrived(at);
+        }
+    }
+
+    /// What changes with a report that brings news.
+    fn progress(&self) -> (u64, usize) {
+        (self.settled, self.missing.len())
+    }
+
+    /// Queues what is listed as missing, unless a copy of it is on its way.
+    fn queue_missing(&mut self, now: Time, missing: &[(u64, u32)]) {
+        if self.resend.len() >= RESEND_QUEUE_MIN {
+            return;
+        }
+        let patience = self.round_trip.timeout();
+        let known = self.symbols.base()..self.symbols.next();
+        for &(first, count) in missing {
+            let end = first.saturating_add(u64::from(count)).min(known.end);
+            for id in first.max(known.start)..end {
+                let Some(symbol) = self.symbols.get_mut(id) else { break };
+                // The receiver found a gap: the first copy is lost, however young it is.
+                let is_waiting = symbol.resent && symbol.last_sent + patience > now;
+                if !symbol.arrived && !symbol.queued && !is_waiting {
+                    symbol.queued = true;
+                    self.resend.push_back(id);
+                }
+            }
+        }
+    }
+
+    /// Sends the newest symbols again when nothing was heard of them for too long.
+    fn probe(&mut self, now: Time) {
+        if self.probe_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let next = self.symbols.next();
+        for id in self.settled.max(next.saturating_sub(PROBE_SYMBOLS))..next {
+            if let Some(symbol) = self.symbols.get_mut(id).filter(|symbol| !symbol.queued) {
+                symbol.queued = true;
+                self.resend.push_back(id);
+            }
+        }
+        self.last_activity = now;
+        self.probes += 1;
+        self.stats.probes += 1;
+    }
+
+    fn probe_due(&self) -> Option<Time> {
+        let is_unsettled = self.settled < self.symbols.next();
+        let wait = self.round_trip.timeout().saturating_mul(1 << self.probes.min(PROBE_DOUBLINGS_MAX));
+        is_unsettled.then(|| self.last_activity + wait)
+    }
+}
+
+impl Code {
+    fn new(
+        epoch: u32,
+        code: &dyn ErasureCode,
+        parameters: &Parameters,
+        symbol_bytes: usize,
+    ) -> Result<Self, ParameterError> {
+        let structure = structure_of(code, parameters)?;
+        let encoder = code.encoder(parameters, symbol_bytes)?;
+        Ok(Self { epoch, full: structure.full_coverage(), structure, encoder })
+    }
+}
+
+/// Looks ids up in runs, both ascending.
+struct RunCursor<'a> {
+    runs: &'a [(u64, u32)],
+}
+
+impl RunCursor<'_> {
+    fn contains(&mut self, id: u64) -> bool {
+        while let Some((&(first, count), rest)) = self.runs.split_first() {
+            if id < first.saturating_add(u64::from(count)) {
+                return first <= id;
+            }
+            self.runs = rest;
+        }
+        false
+    }
+}
+
+/// Whether runs are ascending and apart, as a receiver writes them.
+fn are_ascending(runs: &[(u64, u32)]) -> bool {
+    runs.windows(2).all(|pair| pair[0].0.saturating_add(u64::from(pair[0].1)) <= pair[1].0)
+}
+
+fn is_done(records: &Records, symbol: &crate::symbols::Symbol) -> bool {
+    records
+        .get(symbol.record)
+        .is_none_or(|record| symbol.departed && symbol.arrived && symbol.is_covered(record.full))
+}
+
+/// Appends room for a header and symbol `position` of a record; returns the bytes of the record in it.
+fn write_symbol(record: &Bytes, number: u64, position: u32, data_bytes: usize, out: &mut Vec<u8>) -> usize {
+    let offset = position as usize * data_bytes;
+    let end = record.len().min(offset + data_bytes);
+    let prefix = SymbolPrefix {
+        record: number,
+        offset: offset as u32,
+        length: (end - offset) as u16,
+        last: end == record.len(),
+    };
+    out.reserve(DATAGRAM_HEADER_BYTES + SYMBOL_PREFIX_BYTES + end - offset);
+    out.resize(out.len() + DATAGRAM_HEADER_BYTES, 0);
+    prefix.write(&record[offset..end], out);
+    end - offset
+}
+
+fn micros(now: Time) -> u64 {
+    now.as_nanos() / 1000
+}
+
+/// Flushing late groups of light traffic at each `flush_delay` would double its overhead to save a few of
+/// them; four is where waiting and overhead balance for the default code.
+pub(crate) const COVERAGE_AGE_FACTOR: u32 = 4;
+
+/// The last symbol and one before it, should the former be lost again.
+const PROBE_SYMBOLS: u64 = 2;
+
+/// Probes end up 64 time-outs apart.
+const PROBE_DOUBLINGS_MAX: u32 = 6;
+
+/// With this many symbols still to be sent again, a report adds none: after an outage each lists
+/// everything.
+const RESEND_QUEUE_MIN: usize = 1024;
+
+/// Links have one path; the header keeps room for more.
+const PATH: u8 = 0;

@@ -1,0 +1,251 @@
+//! What the sender says of a record's coverage is true at the receiver.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::network::{
+    CLEAN, Code, Network, Path, UNKIND, code, codes, layered, no_code, receiver_config, sender_config,
+};
+use bytes::Bytes;
+use parhelion_code_layered_interleaving::LayeredInterleaving;
+use parhelion_link::{Receiver, Sender, SenderConfig, SenderEvent};
+use parhelion_types::{RecordKey, Time};
+use proptest::prelude::*;
+
+const SYMBOL_BYTES: usize = 60;
+
+fn small_sender() -> SenderConfig {
+    SenderConfig {
+        symbol_bytes: SYMBOL_BYTES,
+        rate_bytes_per_second: 0,
+        site_exit_delay: Duration::ZERO,
+        ..sender_config()
+    }
+}
+
+/// What was on the wire when a record's coverage rose.
+struct Claim {
+    key: RecordKey,
+    wire_numbers: usize,
+    sent: bool,
+    repairs: u32,
+}
+
+/// Sends records back to back, some pauses between; the datagrams, and every claim.
+fn transmit(code: &Code, records: &[(usize, bool)]) -> (Vec<Vec<u8>>, Vec<Claim>) {
+    let mut now = Time::from_nanos(1);
+    let mut sender = Sender::new(small_sender(), code.0.clone(), code.1.clone(), now).unwrap();
+    let (mut datagrams, mut claims) = (Vec::new(), Vec::new());
+    let mut turns = |sender: &mut Sender, until: Time, now: &mut Time| {
+        loop {
+            let mut datagram = Vec::new();
+            while let Some(transmit) = sender.poll_transmit(*now, &mut datagram) {
+                datagrams.push(std::mem::take(&mut datagram));
+                sender.handle_on_wire(*now, transmit.wire_number + 1);
+                while let Some(SenderEvent::Coverage { key, exposure, sent, .. }) = sender.poll_event() {
+                    let repairs = exposure.repairs();
+                    claims.push(Claim { key, wire_numbers: datagrams.len(), sent, repairs });
+                }
+            }
+            match sender.poll_timeout() {
+                Some(next) if next <= until => *now = next.max(*now + Duration::from_nanos(1)),
+                _ => break,
+            }
+        }
+        *now = until;
+    };
+    for (number, &(bytes, is_pause)) in (0..).zip(records) {
+        let record = Bytes::from(vec![number as u8; bytes]);
+        sender.send(now, Network::key(0, number), record).unwrap();
+        let wait = if is_pause { Duration::from_millis(5) } else { Duration::from_micros(3) };
+        let until = now + wait;
+        turns(&mut sender, until, &mut now);
+    }
+    let until = now + Duration::from_millis(20);
+    turns(&mut sender, until, &mut now);
+    (datagrams, claims)
+}
+
+/// Records that a receiver makes of these datagrams, by number, without any resent symbol.
+fn deliver<'a>(code: &Code, datagrams: impl Iterator<Item = &'a Vec<u8>>) -> BTreeMap<u8, usize> {
+    let config = parhelion_link::ReceiverConfig { symbol_bytes: SYMBOL_BYTES, ..receiver_config() };
+    let mut receiver = Receiver::new(config, 0, 0, code.0.clone(), code.1.clone(), Time::ZERO).unwrap();
+    for datagram in datagrams {
+        receiver.handle_datagram(Time::ZERO, datagram).unwrap();
+    }
+    std::iter::from_fn(|| receiver.poll_record()).map(|record| (record[0], record.len())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The promise behind a network-synchronous acknowledgement: when the site dies right after a claim, and
+    /// nothing follows, any one loss among what had left leaves a covered record whole at the mirror.
+    #[test]
+    fn a_covered_record_survives_the_site_and_any_one_loss(
+        records in prop::collection::vec((1usize..400, prop::bool::weighted(0.2)), 1..30),
+        code_index in 1usize..6,
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let code = &codes()[code_index];
+        let (datagrams, claims) = transmit(code, &records);
+        let covered: Vec<&Claim> = claims.iter().filter(|claim| claim.sent && claim.repairs > 0).collect();
+        prop_assert!(!covered.is_empty());
+        let claim = covered[pick.index(covered.len())];
+        let left = &datagrams[..claim.wire_numbers];
+        let number = claim.key.number as u8;
+        let expected = records[claim.key.number as usize].0;
+        for lost in 0..left.len() {
+            let others = left.iter().enumerate().filter(|(at, _)| *at != lost).map(|(_, datagram)| datagram);
+            let delivered = deliver(code, others);
+            prop_assert_eq!(delivered.get(&number), Some(&expected), "lost {}", lost);
+        }
+    }
+}
+
+#[test]
+fn coverage_only_rises_and_comes_to_its_end() {
+    for (index, code) in codes().iter().enumerate() {
+        // Far enough away that the mirror does not confirm a record before its coverage is complete.
+        let path = Path { latency: Duration::from_millis(300), ..UNKIND };
+        let mut network = Network::new(path, sender_config(), receiver_config(), code, 5);
+        for number in 0..120 {
+            network.send(Network::key(0, number), 100 + 300 * (number as usize % 40));
+            network.run_for(Duration::from_micros(700));
+        }
+        network.run_for(Duration::from_secs(10));
+        network.assert_delivered();
+        let structure = code.0.structure(&code.1).unwrap();
+        for (key, record, _) in &network.sent {
+            let steps = &network.coverage[key];
+            for pair in steps.windows(2) {
+                assert_eq!(
+                    pair[0].exposure.coverage & !pair[1].exposure.coverage,
+                    0,
+                    "code {index}: {pair:?}"
+                );
+                assert!(pair[0].sent <= pair[1].sent && pair[0].complete <= pair[1].complete);
+                assert!(pair[0].exposure.group_max <= pair[1].exposure.group_max);
+            }
+            let last = steps.last().unwrap();
+            assert!(last.complete && last.sent, "code {index}: record {key:?} stays at {last:?}");
+            assert_eq!(last.exposure.coverage, structure.full_coverage());
+            assert_eq!(last.exposure.symbols as usize, record.len().div_ceil(1168 - 20));
+            assert!(
+                steps.iter().all(|step| step.complete
+                    == (step.sent && step.exposure.coverage == structure.full_coverage()))
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_counts_before_it_has_left_the_site() {
+    let (code, parameters) = layered();
+    let now = Time::from_nanos(1000);
+    let config = SenderConfig { flush_delay: Duration::ZERO, rate_bytes_per_second: 0, ..sender_config() };
+    let mut sender = Sender::new(config, code, parameters, now).unwrap();
+    sender.send(now, Network::key(0, 0), Bytes::from_static(b"one symbol")).unwrap();
+    let mut out = Vec::new();
+    // The source symbol, then a repair of each layer, which the empty queue flushes.
+    for wire_number in 0..4 {
+        assert_eq!(sender.poll_transmit(now, &mut out).unwrap().wire_number, wire_number);
+    }
+    assert_eq!(sender.poll_transmit(now, &mut out), None);
+    assert_eq!(sender.poll_event(), None, "everything is still in the host");
+
+    let left_host = now + Duration::from_micros(10);
+    sender.handle_on_wire(left_host, 3);
+    assert_eq!(sender.poll_event(), None, "everything is still within the site");
+    let left_site = left_host + config.site_exit_delay;
+    assert_eq!(sender.poll_timeout(), Some(left_site));
+    sender.poll_transmit(left_site - Duration::from_nanos(1), &mut out);
+    assert_eq!(sender.poll_event(), None);
+    sender.poll_transmit(left_site, &mut out);
+    let Some(SenderEvent::Coverage { exposure, sent, complete, .. }) = sender.poll_event() else { panic!() };
+    assert_eq!((exposure.coverage, exposure.symbols, exposure.group_max), (0b011, 1, 1));
+    assert!(sent && !complete, "one repair is still in the host");
+
+    sender.handle_on_wire(left_site, 4);
+    sender.poll_transmit(left_site + config.site_exit_delay, &mut out);
+    let Some(SenderEvent::Coverage { exposure, complete, .. }) = sender.poll_event() else { panic!() };
+    assert!(complete && exposure.coverage == 0b111);
+    assert_eq!(sender.poll_event(), None);
+}
+
+#[test]
+fn without_a_code_sent_is_complete() {
+    let mut network = Network::new(CLEAN, sender_config(), receiver_config(), &no_code(), 1);
+    network.send(Network::key(0, 0), 5000);
+    network.run_for(Duration::from_secs(1));
+    let steps = &network.coverage[&Network::key(0, 0)];
+    assert_eq!(steps.len(), 1);
+    assert!(steps[0].complete && steps[0].exposure.coverage == 0 && steps[0].exposure.group_max == 0);
+    assert_eq!(network.sender.stats().flushes, 0);
+}
+
+#[test]
+fn a_lone_record_is_covered_a_flush_delay_later() {
+    for code in &codes()[1..] {
+        let mut network = Network::new(CLEAN, sender_config(), receiver_config(), code, 1);
+        network.send(Network::key(0, 0), 300);
+        let start = network.now;
+        network.run_for(Duration::from_millis(30));
+        let last = *network.coverage[&Network::key(0, 0)].last().unwrap();
+        assert!(last.complete);
+        // Pacing of a few repairs comes on top.
+        let took = last.at.since(start);
+        assert!((Duration::from_millis(1)..Duration::from_micros(1600)).contains(&took), "{took:?}");
+    }
+}
+
+#[test]
+fn light_traffic_that_never_pauses_does_not_put_coverage_off() {
+    let mut network = Network::new(CLEAN, sender_config(), receiver_config(), &layered(), 1);
+    // A record every 600 us: the queue is never empty for the flush delay of 1 ms, and the layer of interleave
+    // 101 would need half a second to fill.
+    for number in 0..400 {
+        network.send(Network::key(0, number), 500);
+        network.run_for(Duration::from_micros(600));
+    }
+    network.run_for(Duration::from_secs(1));
+    let mut worst = Duration::ZERO;
+    for (key, _, sent_at) in &network.sent {
+        let complete = network.coverage[key].iter().find(|step| step.complete).unwrap();
+        worst = worst.max(complete.at.since(*sent_at));
+    }
+    // Four flush delays, and the pacing of the flushed repairs.
+    assert!(worst < Duration::from_millis(7), "{worst:?}");
+    let stats = network.sender.stats();
+    assert!(stats.repairs < 3 * stats.symbols, "a flush for each symbol would cost three repairs: {stats:?}");
+}
+
+#[test]
+fn a_busy_link_is_not_flushed() {
+    let mut network = Network::new(CLEAN, sender_config(), receiver_config(), &layered(), 1);
+    for number in 0..50 {
+        network.send(Network::key(0, number), 200_000);
+    }
+    network.run_for(Duration::from_secs(30));
+    network.assert_delivered();
+    assert_eq!(network.sender.stats().flushes, 1, "the one at the end");
+}
+
+#[test]
+fn an_impossible_code_is_refused() {
+    let (code, _) = code(LayeredInterleaving, "");
+    let now = Time::ZERO;
+    assert!(Sender::new(sender_config(), code.clone(), "r=0".parse().unwrap(), now).is_err());
+    let mut sender = Sender::new(sender_config(), code.clone(), "r=8".parse().unwrap(), now).unwrap();
+    let structure = sender.structure().clone();
+    assert!(sender.change_code(now, code.clone(), "depth=1".parse().unwrap()).is_err());
+    assert_eq!(*sender.structure(), structure);
+    let change = sender.change_code(now, Arc::clone(&code), "r=4".parse().unwrap()).unwrap();
+    assert_eq!((change.epoch, change.first_symbol), (1, 0));
+    for (symbol_bytes, burst) in [(20, 8), (70_000, 8), (1200, 0)] {
+        let config = SenderConfig { symbol_bytes, burst_datagrams_max: burst, ..sender_config() };
+        let error = Sender::new(config, code.clone(), "r=8".parse().unwrap(), now).err().unwrap();
+        assert!(error.to_string().contains("; give"), "{error}");
+    }
+}

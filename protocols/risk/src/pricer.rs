@@ -1,0 +1,159 @@
+//! A durability model with the channel and the codes it is asked about, and a memory of its answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parhelion_plugin::{Channel, DurabilityModel, Exposure, Structure};
+use parhelion_types::Risk;
+
+/// Number of a code on the link, one more for each change. Says since when an append may be in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CodeGeneration(u32);
+
+/// Prices exposures. Appends of one size with the same coverage cost one evaluation of the model.
+#[derive(Clone, Debug)]
+pub struct Pricer {
+    model: Arc<dyn DurabilityModel>,
+    channel: Channel,
+    /// The newest codes, oldest first; the last is in force.
+    structures: Vec<Structure>,
+    /// Generation of the code in force.
+    newest: CodeGeneration,
+    memo: HashMap<(CodeGeneration, Exposure), Risk>,
+}
+
+/// Answers that are remembered; beyond, all are forgotten at once. An entry is some 40 bytes.
+const MEMO_MAX: usize = 4096;
+
+/// Codes that are remembered. An append that outlives as many changes is not certified any more.
+const CODES_MAX: usize = 8;
+
+impl Pricer {
+    /// Prices with `model` for a link that uses `structure` and is like `channel`.
+    #[must_use]
+    pub fn new(model: Arc<dyn DurabilityModel>, structure: Structure, channel: Channel) -> Self {
+        Self { model, channel, structures: vec![structure], newest: CodeGeneration(0), memo: HashMap::new() }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<dyn DurabilityModel> {
+        &self.model
+    }
+
+    /// The channel that figures are for.
+    #[must_use]
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// The code in force.
+    #[must_use]
+    pub fn structure(&self) -> &Structure {
+        // `new` puts one in and nothing takes the last one out.
+        &self.structures[self.structures.len() - 1]
+    }
+
+    /// Number of the code in force: what an append that is handed to the link now is inserted with.
+    #[must_use]
+    pub fn generation(&self) -> CodeGeneration {
+        self.newest
+    }
+
+    /// Takes another belief about the channel. True if figures may differ: reprice what is in flight.
+    pub fn set_channel(&mut self, channel: Channel) -> bool {
+        let changed = self.channel != channel;
+        if changed {
+            self.channel = channel;
+            self.memo.clear();
+        }
+        changed
+    }
+
+    /// Takes the code that is in force for symbols from now on. Reprice what is in flight.
+    pub fn set_structure(&mut self, structure: Structure) {
+        self.newest = CodeGeneration(self.newest.0 + 1);
+        self.structures.push(structure);
+        if self.structures.len() > CODES_MAX {
+            self.structures.remove(0);
+        }
+        self.memo.clear();
+    }
+
+    /// P(lost) of an append all of whose symbols are on the wire, sent under the code of generation `since`
+    /// or later.
+    ///
+    /// Its coverage does not tell which of its symbols went under which code, so each code that was in force
+    /// prices all of them, and the figures add up (union bound over the parts of the append).
+    pub fn own(&mut self, exposure: &Exposure, since: CodeGeneration) -> Risk {
+        let codes = (self.newest.0.saturating_sub(since.0) as usize).saturating_add(1);
+        if codes > self.structures.len() {
+            return Risk::CERTAIN;
+        }
+        if let Some(&known) = self.memo.get(&(since, *exposure)) {
+            return known;
+        }
+        let risk = self.structures[self.structures.len() - codes..]
+            .iter()
+            .map(|code| self.model.own_risk(&self.channel, code, exposure))
+            .fold(Risk::NONE, Risk::or);
+        if self.memo.len() >= MEMO_MAX {
+            self.memo.clear();
+        }
+        self.memo.insert((since, *exposure), risk);
+        risk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parhelion_model_iid_bound::IidBound;
+
+    const BLOCK: Structure = Structure::Block { r: 8, c: 3, depth: 1 };
+
+    fn exposure(symbols: u32, coverage: u64) -> Exposure {
+        Exposure { symbols, coverage, group_max: 8 }
+    }
+
+    fn pricer(loss: f64) -> Pricer {
+        Pricer::new(Arc::new(IidBound), BLOCK, Channel::independent(loss, 0.999))
+    }
+
+    #[test]
+    fn figures_follow_the_channel() {
+        let mut pricer = pricer(0.01);
+        let now = pricer.generation();
+        let before = pricer.own(&exposure(8, 7), now);
+        assert_eq!(pricer.own(&exposure(8, 7), now), before);
+        assert!(!pricer.set_channel(Channel::independent(0.01, 0.999)));
+        assert!(pricer.set_channel(Channel::independent(0.05, 0.999)));
+        assert!(pricer.own(&exposure(8, 7), now) > before);
+    }
+
+    #[test]
+    fn an_append_that_saw_two_codes_pays_for_both() {
+        let mut pricer = pricer(0.01);
+        let old = pricer.generation();
+        let alone = pricer.own(&exposure(8, 1), old).probability();
+        pricer.set_structure(Structure::Repetition { copies: 2, spacing: 4 });
+        let new = pricer.own(&exposure(8, 1), pricer.generation()).probability();
+        let both = pricer.own(&exposure(8, 1), old).probability();
+        assert!((both - alone - new).abs() < 1e-15);
+        // After more changes than are remembered, nothing is promised.
+        for _ in 0..CODES_MAX {
+            pricer.set_structure(BLOCK);
+        }
+        assert_eq!(pricer.own(&exposure(8, 1), old), Risk::CERTAIN);
+        assert_eq!(pricer.own(&exposure(8, 1), pricer.generation()).probability(), alone);
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        let mut pricer = pricer(0.01);
+        for symbols in 1..=3 * MEMO_MAX as u32 {
+            pricer.own(&exposure(symbols, 7), CodeGeneration(0));
+            assert!(pricer.memo.len() <= MEMO_MAX);
+        }
+    }
+}

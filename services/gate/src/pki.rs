@@ -1,0 +1,249 @@
+//! A private certificate authority: makes certificates that say what their owner may do.
+//!
+//! A certificate carries its roles as URIs in the subject alternative name, such as
+//! `parhelion://role/client`. Only nodes' certificates are good for a server (extended key usage), so a
+//! stolen client certificate cannot pose as a node.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use parhelion_types::{Role, SiteId};
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+
+use crate::tls::{AUTHORITY_FILE, ROLE_URI, SERVER_NAME};
+
+/// What [`init`] makes.
+#[derive(Clone, Debug)]
+pub struct InitOptions {
+    /// Sites that get a node certificate each.
+    pub sites: Vec<SiteId>,
+    /// Further DNS names or IP addresses of the nodes, for HTTP clients that check them.
+    pub names: Vec<String>,
+    /// How long the nodes', clients' and admins' certificates are good for.
+    pub validity: Duration,
+}
+
+/// What a certificate is for.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// File name without extension: `NAME.pem`, `NAME.key`.
+    pub name: String,
+    /// What it may be used for.
+    pub roles: Vec<Role>,
+    /// DNS names or IP addresses; only a node needs any.
+    pub names: Vec<String>,
+}
+
+/// A private certificate authority, with its key.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    directory: PathBuf,
+}
+
+/// Certificates that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file that would be overwritten.
+    #[error("{} exists; keys are never overwritten: choose another directory, or move it away", .0.display())]
+    Exists(PathBuf),
+    /// A file that cannot be written or read.
+    #[error("{}: {source}; check that the directory is there and is yours", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate that cannot be made or read.
+    #[error("certificate {name}: {reason}; {remedy}")]
+    Certificate {
+        /// Which.
+        name: String,
+        /// Why.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+const AUTHORITY_KEY_FILE: &str = "ca.key";
+const DAY: Duration = Duration::from_secs(86_400);
+/// The authority outlives what it signs by far; replacing it means replacing every certificate.
+const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Sites' clocks may differ: a certificate made here is good there at once.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+/// A private key is its owner's alone.
+const KEY_MODE: u32 = 0o600;
+const CERTIFICATE_MODE: u32 = 0o644;
+
+impl Default for InitOptions {
+    /// Two sites on this machine, and certificates for two years.
+    fn default() -> Self {
+        Self {
+            sites: vec![SiteId(1), SiteId(2)],
+            names: vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+            validity: 730 * DAY,
+        }
+    }
+}
+
+/// Makes an authority and a certificate for each site's nodes, for clients and for admins.
+/// Answers with the files, in the order they were made.
+///
+/// # Errors
+/// A file exists already (nothing is made then), or cannot be written.
+pub fn init(directory: &Path, options: &InitOptions) -> Result<Vec<PathBuf>, PkiError> {
+    let subjects = subjects(options);
+    let mut files = vec![directory.join(AUTHORITY_FILE), directory.join(AUTHORITY_KEY_FILE)];
+    files.extend(subjects.iter().flat_map(|subject| subject.files(directory)));
+    if let Some(existing) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
+        return Err(PkiError::Exists(existing.clone()));
+    }
+    let authority = Authority::create(directory)?;
+    for subject in &subjects {
+        authority.issue(subject, options.validity)?;
+    }
+    Ok(files)
+}
+
+fn subjects(options: &InitOptions) -> Vec<Subject> {
+    let mut subjects: Vec<_> = options.sites.iter().map(|site| Subject::node(*site, &options.names)).collect();
+    for (name, role) in [("client", Role::Client), ("admin", Role::Admin)] {
+        subjects.push(Subject { name: name.to_owned(), roles: vec![role], names: Vec::new() });
+    }
+    subjects
+}
+
+impl Subject {
+    /// The nodes of a site, in all their roles.
+    #[must_use]
+    pub fn node(site: SiteId, names: &[String]) -> Self {
+        Self {
+            name: format!("node-{site}"),
+            roles: vec![Role::Storage, Role::Metadata, Role::Link],
+            names: [SERVER_NAME.to_owned()].into_iter().chain(names.iter().cloned()).collect(),
+        }
+    }
+
+    fn files(&self, directory: &Path) -> [PathBuf; 2] {
+        ["pem", "key"].map(|extension| directory.join(format!("{}.{extension}", self.name)))
+    }
+
+    /// Nodes serve; clients and admins only connect.
+    fn is_node(&self) -> bool {
+        self.roles.iter().any(|role| !matches!(role, Role::Client | Role::Admin))
+    }
+}
+
+impl Authority {
+    /// Makes an authority in `directory`, which is made too.
+    ///
+    /// # Errors
+    /// There is one already, or a file cannot be written.
+    pub fn create(directory: &Path) -> Result<Self, PkiError> {
+        fs::create_dir_all(directory)
+            .map_err(|source| PkiError::File { path: directory.to_owned(), source })?;
+        let fault = |error| certificate_error("ca", error, "report it");
+        let key = KeyPair::generate().map_err(fault)?;
+        let mut params = CertificateParams::default();
+        // Two authorities must not have one name: a wrong one would be reported as a bad signature.
+        let id = params.key_identifier(&key);
+        let id: String = id.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        params.distinguished_name = common_name(&format!("Parhelion authority {id}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        set_validity(&mut params, AUTHORITY_VALIDITY);
+        let certificate = params.self_signed(&key).map_err(fault)?;
+        write_new(&directory.join(AUTHORITY_KEY_FILE), &key.serialize_pem(), KEY_MODE)?;
+        write_new(&directory.join(AUTHORITY_FILE), &certificate.pem(), CERTIFICATE_MODE)?;
+        Ok(Self { issuer: Issuer::new(params, key), directory: directory.to_owned() })
+    }
+
+    /// Loads the authority of `directory`, to issue further certificates.
+    ///
+    /// # Errors
+    /// Its files are missing or not what they should be.
+    pub fn load(directory: &Path) -> Result<Self, PkiError> {
+        const REMEDY: &str = "give the directory that `parhelion pki init` made";
+        let read = |name: &str| {
+            let path = directory.join(name);
+            fs::read_to_string(&path).map_err(|source| PkiError::File { path, source })
+        };
+        let key = KeyPair::from_pem(&read(AUTHORITY_KEY_FILE)?)
+            .map_err(|error| certificate_error(AUTHORITY_KEY_FILE, error, REMEDY))?;
+        let issuer = Issuer::from_ca_cert_pem(&read(AUTHORITY_FILE)?, key)
+            .map_err(|error| certificate_error(AUTHORITY_FILE, error, REMEDY))?;
+        Ok(Self { issuer, directory: directory.to_owned() })
+    }
+
+    /// Issues a certificate and writes it with its key beside the authority's.
+    ///
+    /// # Errors
+    /// One of that name exists, a name is no name, or a file cannot be written.
+    pub fn issue(&self, subject: &Subject, validity: Duration) -> Result<(), PkiError> {
+        let fault = |error| certificate_error(&subject.name, error, "give ASCII names or IP addresses");
+        let key = KeyPair::generate().map_err(fault)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&format!("Parhelion {}", subject.name));
+        params.subject_alt_names = alternative_names(subject).map_err(fault)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if subject.is_node() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, validity);
+        let certificate = params.signed_by(&key, &self.issuer).map_err(fault)?;
+        let [certificate_file, key_file] = subject.files(&self.directory);
+        write_new(&key_file, &key.serialize_pem(), KEY_MODE)?;
+        write_new(&certificate_file, &certificate.pem(), CERTIFICATE_MODE)
+    }
+}
+
+fn alternative_names(subject: &Subject) -> Result<Vec<SanType>, rcgen::Error> {
+    let roles = subject.roles.iter().map(|role| {
+        Ia5String::try_from(format!("{ROLE_URI}{role}")).map(SanType::URI)
+    });
+    let names = subject.names.iter().map(|name| match name.parse::<IpAddr>() {
+        Ok(address) => Ok(SanType::IpAddress(address)),
+        Err(_) => Ia5String::try_from(name.as_str()).map(SanType::DnsName),
+    });
+    roles.chain(names).collect()
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+fn set_validity(params: &mut CertificateParams, validity: Duration) {
+    let now = SystemTime::now();
+    params.not_before = (now - CLOCK_SKEW).into();
+    params.not_after = (now + validity).into();
+}
+
+fn certificate_error(name: &str, error: rcgen::Error, remedy: &'static str) -> PkiError {
+    PkiError::Certificate { name: name.to_owned(), reason: error.to_string(), remedy }
+}
+
+/// Writes a file that must not exist, durably: a key that is lost makes its certificate useless.
+fn write_new(path: &Path, content: &str, mode: u32) -> Result<(), PkiError> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(content.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => PkiError::Exists(path.to_owned()),
+        _ => PkiError::File { path: path.to_owned(), source },
+    })
+}
