@@ -1,11 +1,12 @@
 //! The sending end of the bulk lane: the link core's datagrams, burst by burst, onto the wire.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parhelion_link::{Sender, SenderConfig, SenderEvent};
+use parhelion_link::{CodeEpoch, Sender, SenderConfig, SenderEvent, TransmitKind};
 use parhelion_plugin::{ErasureCode, ParameterError, Parameters};
 use parhelion_types::{RecordKey, Time};
 use parhelion_wire::DATAGRAM_HEADER_BYTES;
@@ -15,6 +16,7 @@ use crate::config::{IP_UDP_BYTES, PrimaryConfig};
 use crate::interface::CoverageChange;
 use crate::lane::Lane;
 use crate::stats::LinkStats;
+use crate::timer::Clock;
 
 /// The bulk lane at the primary.
 pub(crate) struct Bulk {
@@ -23,12 +25,20 @@ pub(crate) struct Bulk {
     pub(crate) sender: Sender,
     /// Records that the link core has no room for yet. The storage actor's byte credits bound them.
     backlog: VecDeque<(RecordKey, Bytes)>,
-    /// Datagrams that the link core has released and QUIC has not been given.
+    /// Datagrams that the link core has released and QUIC has not been given: the data of each burst before
+    /// its repairs.
     released: VecDeque<Released>,
+    /// Where bursts end, as positions among all datagrams, as long as one of the burst has not left.
+    bursts: VecDeque<u64>,
+    /// Datagrams released.
+    position: u64,
+    /// The burst being released; kept for its memory.
+    spans: Vec<(Range<usize>, TransmitKind)>,
     burst_datagrams_max: usize,
     /// Largest datagram that QUIC takes.
     datagram_bytes_max: usize,
-    left: u64,
+    /// How much later than its slot a datagram may leave while others wait behind it.
+    coalesce: Duration,
     stats: Arc<LinkStats>,
 }
 
@@ -37,8 +47,16 @@ struct Released {
     is_repair: bool,
 }
 
+fn count(spans: &[(Range<usize>, TransmitKind)], kind: TransmitKind) -> u64 {
+    spans.iter().filter(|(_, other)| *other == kind).count() as u64
+}
+
 /// Bursts sent before the critical lane gets another turn: some hundred microseconds of work.
 const BURSTS_PER_TURN: usize = 16;
+
+/// Datagrams whose slots lie this close together leave together, which halves the wake-ups and system calls
+/// of a busy link. It is always less than a burst takes, so the rate holds.
+const COALESCE_MAX: Duration = Duration::from_micros(50);
 
 /// Bytes of a DATAGRAM frame beside its data: type and length.
 const FRAME_HEAD_BYTES: usize = 3;
@@ -69,6 +87,9 @@ impl Bulk {
             flush_delay: config.flush_delay,
             site_exit_delay: config.site_exit_delay,
         };
+        let burst_bytes = (config.burst_datagrams_max - 1) as f64 * packet_bytes as f64;
+        let burst_time = burst_bytes / config.rate_bytes_per_second.max(1) as f64;
+        let coalesce = COALESCE_MAX.min(Duration::from_secs_f64(burst_time / 2.0));
         let sender = Sender::new(sender, code, parameters, now).map_err(|error| error.to_string())?;
         Ok(Self {
             lane,
@@ -76,9 +97,12 @@ impl Bulk {
             sender,
             backlog: VecDeque::new(),
             released: VecDeque::new(),
+            bursts: VecDeque::new(),
+            position: 0,
+            spans: Vec::new(),
             burst_datagrams_max: config.burst_datagrams_max,
             datagram_bytes_max,
-            left: 0,
+            coalesce,
             stats,
         })
     }
@@ -95,23 +119,36 @@ impl Bulk {
         now: Time,
         code: Arc<dyn ErasureCode>,
         parameters: Parameters,
-    ) -> Result<parhelion_link::CodeEpoch, ParameterError> {
+    ) -> Result<CodeEpoch, ParameterError> {
         self.sender.change_code(now, code, parameters)
     }
 
     /// Sends what is due, and tells the link core what has left. Whether more is due at once.
-    pub(crate) fn turn(&mut self, now: Instant, time: Time) -> bool {
-        self.feed(time);
-        let more = self.send_bursts(now, time);
+    pub(crate) fn turn(&mut self, clock: &Clock) -> bool {
+        self.feed(clock.now().1);
+        let more = self.send_bursts(clock);
+        // Sending took time, and what is told to have left by now has left.
+        let (_, time) = clock.now();
         let left = self.lane.poll_left(time);
-        if left != self.left {
-            self.left = left;
-            self.sender.handle_on_wire(time, left);
+        let mut whole = None;
+        while let Some(end) = self.bursts.pop_front_if(|end| *end <= left) {
+            whole = Some(end);
+        }
+        // Within a burst datagrams left in another order than their wire numbers, so only whole bursts count.
+        if let Some(end) = whole {
+            self.sender.handle_on_wire(time, end);
             self.stats.wire_lag_micros.set_micros(self.lane.lag());
         }
         self.stats.bulk_sends.set(self.lane.sends());
         self.stats.buffered_bytes.set(self.sender.buffered_bytes() as u64);
         more
+    }
+
+    /// When to call [`Bulk::turn`] at the latest, unless QUIC or the kernel holds packets back.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        let due = self.sender.poll_timeout().filter(|_| self.lane.is_clear())?;
+        // The last datagrams of a queue complete coverage: they do not wait for company.
+        Some(if self.sender.queued_bytes() > 0 { due + self.coalesce } else { due })
     }
 
     /// Records whose coverage rose.
@@ -144,10 +181,12 @@ impl Bulk {
         }
     }
 
-    fn send_bursts(&mut self, now: Instant, time: Time) -> bool {
+    fn send_bursts(&mut self, clock: &Clock) -> bool {
         for _ in 0..BURSTS_PER_TURN {
+            // The link core releases one burst per instant, so each gets its own.
+            let (now, time) = clock.now();
             // What congestion control or the kernel holds back goes first: order is the base of `left`.
-            if !self.lane.flush(now, time, self.burst_datagrams_max) || !self.lane.is_clear() {
+            if !self.flush(now, time) {
                 return false;
             }
             if self.released.is_empty() {
@@ -156,35 +195,47 @@ impl Bulk {
             if self.released.is_empty() {
                 return false;
             }
-            self.hand_over();
+            while !self.released.is_empty() {
+                self.hand_over();
+                if !self.flush(now, time) {
+                    return false;
+                }
+            }
         }
-        // The last burst leaves now, not with the next turn.
+        true
+    }
+
+    fn flush(&mut self, now: Instant, time: Time) -> bool {
         self.lane.flush(now, time, self.burst_datagrams_max) && self.lane.is_clear()
     }
 
     /// Takes one burst from the link core into one buffer.
     fn release(&mut self, now: Time) {
         let mut bytes = Vec::with_capacity(self.burst_datagrams_max * self.datagram_bytes_max);
-        let mut ends = Vec::with_capacity(self.burst_datagrams_max);
-        while ends.len() < self.burst_datagrams_max {
-            let Some(transmit) = self.sender.poll_transmit(now, &mut bytes) else { break };
-            ends.push((bytes.len(), transmit.kind));
-        }
-        let mut bytes = Bytes::from(bytes);
         let mut start = 0;
-        for (end, kind) in ends {
-            let datagram = bytes.split_to(end - start);
-            start = end;
-            self.stats.datagrams_sent.add(1);
-            self.stats.datagram_bytes_sent.add(datagram.len() as u64);
-            let is_repair = kind == parhelion_link::TransmitKind::Repair;
-            if is_repair {
-                self.stats.repairs_sent.add(1);
-            } else if kind == parhelion_link::TransmitKind::Resent {
-                self.stats.resent.add(1);
-            }
-            self.released.push_back(Released { bytes: datagram, is_repair });
+        let mut spans = std::mem::take(&mut self.spans);
+        while spans.len() < self.burst_datagrams_max {
+            let Some(transmit) = self.sender.poll_transmit(now, &mut bytes) else { break };
+            spans.push((start..bytes.len(), transmit.kind));
+            start = bytes.len();
         }
+        self.stats.datagrams_sent.add(spans.len() as u64);
+        self.stats.datagram_bytes_sent.add(bytes.len() as u64);
+        self.stats.resent.add(count(&spans, TransmitKind::Resent));
+        self.stats.repairs_sent.add(count(&spans, TransmitKind::Repair));
+        self.position += spans.len() as u64;
+        if !spans.is_empty() {
+            self.bursts.push_back(self.position);
+        }
+        let bytes = Bytes::from(bytes);
+        for repairs in [false, true] {
+            let class = spans.iter().filter(|(_, kind)| (*kind == TransmitKind::Repair) == repairs);
+            self.released.extend(
+                class.map(|(span, _)| Released { bytes: bytes.slice(span.clone()), is_repair: repairs }),
+            );
+        }
+        spans.clear();
+        self.spans = spans;
     }
 
     /// Gives QUIC datagrams for one send: all data or all repairs, because a send may be lost as a whole,

@@ -178,7 +178,11 @@ impl MirrorDriver {
                 return;
             }
             let more = self.turn(now, time) || !self.commands.is_empty();
+            let t1 = Instant::now();
+            let nrec = self.records.len();
             self.deliver();
+            let t2 = Instant::now();
+            if t2 - now > Duration::from_millis(4) { eprintln!("turn {:?} deliver {:?} records {nrec} more {more} drops {}", t1 - now, t2 - t1, self.bulk.kernel_drops()); }
             let deadline = self.poll_timeout(time);
             if more || deadline.is_some_and(|deadline| deadline <= time) {
                 tokio::task::yield_now().await;

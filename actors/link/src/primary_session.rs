@@ -47,6 +47,8 @@ pub(crate) struct PrimarySession {
     announcer: Option<Announcer>,
     peer: SiteId,
     marks: HashMap<u32, LogMarkV1>,
+    /// Over TCP, where the link core does not keep count: records sent, by log.
+    sent: HashMap<u32, u64>,
     report: Option<u64>,
     coverage: Vec<CoverageChange>,
     events: Vec<LinkEvent>,
@@ -132,6 +134,7 @@ impl PrimarySession {
             announcer: None,
             peer: SiteId::default(),
             marks: HashMap::new(),
+            sent: HashMap::new(),
             report: None,
             coverage: Vec::new(),
             events: Vec::new(),
@@ -164,6 +167,8 @@ impl PrimarySession {
                 (Phase::Up, Records::Tcp(Some(writer))) => {
                     self.stats.records.add(1);
                     self.stats.record_bytes.add(record.len() as u64);
+                    let records = self.sent.entry(key.log.0).or_default();
+                    *records = key.number.saturating_add(1).max(*records);
                     writer.send(key, record);
                 }
                 _ => self.stats.commands_discarded.add(1),
@@ -226,8 +231,7 @@ impl PrimarySession {
             Records::Quic(bulk) => {
                 times[4] = bulk.lane.poll_timeout(&self.clock);
                 times[5] = bulk.lane.is_draining().then(|| now + DRAIN_POLL);
-                // While QUIC or the kernel holds packets back, pacing has nothing to say.
-                times[6] = bulk.sender.poll_timeout().filter(|_| bulk.lane.is_clear());
+                times[6] = bulk.poll_timeout();
             }
             Records::Tcp(_) => {}
         }
@@ -257,7 +261,7 @@ impl PrimarySession {
         let mut more = self.work_critical(now, time)?;
         more |= match &self.records {
             Records::Handshake(_) => self.work_handshake(now, time)?,
-            Records::Quic(_) => self.work_bulk(now, time)?,
+            Records::Quic(_) => self.work_bulk(now)?,
             Records::Tcp(_) => self.work_tcp()?,
         };
         match self.phase {
@@ -268,7 +272,10 @@ impl PrimarySession {
                 let is_drained = match &self.records {
                     Records::Handshake(_) | Records::Tcp(None) => true,
                     Records::Quic(bulk) => bulk.is_drained(),
-                    Records::Tcp(Some(writer)) => writer.is_drained(),
+                    // What the kernel took is not at the mirror yet.
+                    Records::Tcp(Some(_)) => self.sent.iter().all(|(log, records)| {
+                        self.marks.get(log).is_some_and(|mark| mark.records >= *records)
+                    }),
                 };
                 let is_announced = self.announcer.as_ref().is_none_or(|announcer| !announcer.has_fresh());
                 if (is_drained && is_announced) || until <= time {
@@ -550,7 +557,7 @@ impl PrimarySession {
         Ok(())
     }
 
-    fn work_bulk(&mut self, now: Instant, time: Time) -> Result<bool, Stop> {
+    fn work_bulk(&mut self, now: Instant) -> Result<bool, Stop> {
         let Records::Quic(bulk) = &mut self.records else { return Ok(false) };
         bulk.lane.handle_timeout(now);
         let mut more = false;
@@ -565,7 +572,7 @@ impl PrimarySession {
                 return Err(Stop::lost(LaneKind::Bulk, &reason));
             }
         }
-        more |= bulk.turn(now, time);
+        more |= bulk.turn(&self.clock);
         bulk.poll_coverage(&mut self.coverage);
         Ok(more)
     }

@@ -32,7 +32,6 @@ pub(crate) struct RecordWriter {
     events: mpsc::UnboundedReceiver<WriterEvent>,
     /// An event that was waited for and not taken yet.
     next: Option<WriterEvent>,
-    queued: usize,
     task: JoinHandle<()>,
 }
 
@@ -88,23 +87,18 @@ impl RecordWriter {
             // The driver may be gone already; then nobody needs to know.
             let _ = tell.send(WriterEvent::Failed(format!("record stream to {}: {reason}", config.tcp)));
         });
-        Self { queue, events, next: None, queued: 0, task }
+        Self { queue, events, next: None, task }
     }
 
     /// Queues a record.
     pub(crate) fn send(&mut self, key: RecordKey, record: Bytes) {
         // A task that ended has said why; the session ends with it and the record is sent in the next.
         let _ = self.queue.send((key, record));
-        self.queued += 1;
     }
 
     /// What happened, if anything did.
     pub(crate) fn poll_event(&mut self) -> Option<WriterEvent> {
-        let event = self.next.take().or_else(|| self.events.try_recv().ok())?;
-        if matches!(event, WriterEvent::Written(_)) {
-            self.queued = self.queued.saturating_sub(1);
-        }
-        Some(event)
+        self.next.take().or_else(|| self.events.try_recv().ok())
     }
 
     /// Waits for something to happen. Dropping the future loses nothing.
@@ -113,11 +107,6 @@ impl RecordWriter {
             let event = self.events.recv().await;
             self.next = Some(event.unwrap_or_else(|| WriterEvent::Failed("record stream ended".to_owned())));
         }
-    }
-
-    /// Whether the kernel has everything.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.queued == 0
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{LAYERED, Mirror, Pki, Primary, Relay, mirror_config, primary_config};
+use common::{LAYERED, Mirror, Pki, Primary, mirror_config, over_a_path, primary_config};
 use parhelion_link_driver::{LinkCommand, LinkEvent, Transport};
 use parhelion_plugin::Structure;
 use parhelion_types::{LogId, RecordKey};
@@ -23,13 +23,15 @@ fn size(number: u64) -> usize {
 async fn records_arrive_byte_exact_and_covered() {
     let pki = Pki::new();
     let mirror = Mirror::start(mirror_config(&pki));
-    let mut primary = Primary::start(primary_config(&pki, mirror.addresses));
+    let (config, _critical, _bulk) = over_a_path(primary_config(&pki, mirror.addresses)).await;
+    let mut primary = Primary::start(config);
     assert_eq!(primary.up().await, []);
     for number in 0..120 {
         primary.send(7, number, size(number));
     }
-    primary.until(|p| p.mirrored.get(&7) == Some(&120)).await;
+    // The path is longer than the wait for coverage, so that every record is covered before it is mirrored.
     primary.until(|p| p.complete.len() == 120 && p.announced.len() == 120).await;
+    primary.until(|p| p.mirrored.get(&7) == Some(&120)).await;
     mirror.until(|store| store.announced.len() == 120).await;
     let store = mirror.store.lock().unwrap();
     assert!((0..120).all(|number| store.records[&(7, number)].len() == size(number)));
@@ -43,14 +45,17 @@ async fn records_arrive_byte_exact_and_covered() {
 async fn an_idle_link_covers_and_mirrors_one_record_quickly() {
     let pki = Pki::new();
     let mirror = Mirror::start(mirror_config(&pki));
-    let mut primary = Primary::start(primary_config(&pki, mirror.addresses));
+    let (config, _critical, _bulk) = over_a_path(primary_config(&pki, mirror.addresses)).await;
+    let mut primary = Primary::start(config);
     primary.up().await;
     for number in 0..20 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let start = tokio::time::Instant::now();
         primary.send(1, number, 10_000);
         primary.until(|p| p.complete.contains(&key(1, number)) && p.announced.contains(&key(1, number))).await;
-        // Nothing follows this record: its partial groups were flushed, it did not wait for later traffic.
+        // Nothing follows this record: its partial groups were flushed, it did not wait for later traffic, nor
+        // for the mirror.
+        assert_eq!(primary.mirrored.get(&1).copied().unwrap_or(0), number);
         assert!(start.elapsed() < Duration::from_millis(200), "covered after {:?}", start.elapsed());
         primary.until(|p| p.mirrored.get(&1) == Some(&(number + 1))).await;
         assert!(start.elapsed() < Duration::from_millis(400), "mirrored after {:?}", start.elapsed());
@@ -61,10 +66,7 @@ async fn an_idle_link_covers_and_mirrors_one_record_quickly() {
 async fn losses_are_repaired_or_sent_again_and_counted() {
     let pki = Pki::new();
     let mirror = Mirror::start(mirror_config(&pki));
-    let (critical, bulk) =
-        (Relay::start(mirror.addresses.critical).await, Relay::start(mirror.addresses.bulk).await);
-    let mut config = primary_config(&pki, mirror.addresses);
-    (config.critical, config.bulk) = (critical.address, bulk.address);
+    let (mut config, critical, bulk) = over_a_path(primary_config(&pki, mirror.addresses)).await;
     config.rate_bytes_per_second = 10_000_000;
     let mut primary = Primary::start(config);
     primary.up().await;
@@ -73,9 +75,8 @@ async fn losses_are_repaired_or_sent_again_and_counted() {
     for number in 0..200 {
         primary.send(3, number, 40_000);
     }
-    primary.until(|p| p.mirrored.get(&3) == Some(&200)).await;
+    primary.until(|p| p.mirrored.get(&3) == Some(&200) && p.announced.len() == 200).await;
     mirror.until(|store| store.announced.len() == 200).await;
-    primary.until(|p| p.complete.len() == 200 && p.announced.len() == 200).await;
     let counts = primary.telemetry.lock().unwrap().unwrap();
     assert!(bulk.lost.load(std::sync::atomic::Ordering::Relaxed) > 20);
     assert!(counts.lost > 20 && counts.rebuilt > 10, "{counts:?}");
@@ -119,7 +120,8 @@ async fn the_code_changes_under_traffic() {
     let (command, answer) = change(LAYERED.0, "r=9999");
     primary.command(command);
     assert!(answer.await.unwrap().unwrap_err().contains("r is 9999"));
-    primary.until(|p| p.mirrored.get(&1) == Some(&120) && p.complete.len() == 120).await;
+    primary.until(|p| (0..120).all(|number| p.is_safe(1, number))).await;
+    primary.until(|p| p.mirrored.get(&1) == Some(&120)).await;
     assert!(primary.stats.repairs_sent.get() > 0);
     assert_eq!(mirror.store.lock().unwrap().downs, Vec::<String>::new());
 }

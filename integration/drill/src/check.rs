@@ -52,7 +52,8 @@ pub fn run(path: &Path) -> Result<(), DrillError> {
 /// Bytes that are read back and hashed, newest appends first: what was in flight is what may be damaged.
 const READ_BACK_BYTES_MAX: u64 = 64 << 20;
 
-async fn look(arguments: &CheckArguments) -> Result<Findings, DrillError> {
+/// Promotes the mirror and compares.
+pub(crate) async fn look(arguments: &CheckArguments) -> Result<Findings, DrillError> {
     let acks = Ack::read_all(&arguments.acks)?;
     let session = Session::admin(arguments.api, &arguments.tls).await?;
     // As a mirror it still knows how long mirroring took; what a promoted node tells is another matter.

@@ -120,14 +120,7 @@ impl Losses {
 
         let unlisted = findings.lost.iter().filter(|lost| !lost.named).count() as u64;
         let unnamed = unlisted.saturating_sub(findings.missing_count.saturating_sub(findings.missing_listed));
-        Self {
-            total,
-            in_host: total - behind_gap - on_wire,
-            on_wire,
-            behind_gap,
-            inferred: undecided,
-            unnamed,
-        }
+        Self { total, in_host, on_wire, behind_gap, inferred, unnamed }
     }
 
     /// Adds the losses of another disaster.
@@ -278,17 +271,14 @@ mod tests {
 
     #[test]
     fn departure_follows_from_bytes_offered() {
-        // Appends of 4096 bytes every 10 ns, acknowledged 1 ms later; 100 of them before the losses.
-        let acks: Vec<Ack> = (0..200).map(|n| crate::ack::tests::ack(n, n * 10)).collect();
-        let before = Offered { at_nanos: 1_000_000 + 990, bytes: 100 * 4096 * 3 / 2 };
-        let cut = |bytes| Offered { at_nanos: 1_000_000 + 1990, bytes: before.bytes + bytes };
+        // Appends of 4096 bytes every 2 ms, acknowledged 1 ms later; 100 of them before the losses.
+        const MS: u64 = 1_000_000;
+        let acks: Vec<Ack> = (0..200).map(|n| crate::ack::tests::ack(n, n * 2 * MS)).collect();
+        let before = Offered { at_nanos: 199 * MS, bytes: 100 * 4096 * 3 / 2 };
+        let cut = |bytes| Offered { at_nanos: 400 * MS, bytes: before.bytes + bytes };
         // One and a half wire bytes for each byte: 60 more appends had left, and a part of the next.
         let departure = Departure::infer(&acks, before, cut(60 * 4096 * 3 / 2 + 2000), true);
-        assert_eq!(departure, Departure { until_sent_nanos: before.at_nanos.max(1590), in_order: true });
-        let acks: Vec<Ack> =
-            acks.into_iter().map(|ack| Ack { sent_nanos: ack.sent_nanos + 10_000_000, ..ack }).collect();
-        let departure = Departure::infer(&acks, before, cut(60 * 4096 * 3 / 2 + 2000), true);
-        assert_eq!(departure.until_sent_nanos, 10_000_000 + 1590);
+        assert_eq!(departure, Departure { until_sent_nanos: 159 * 2 * MS, in_order: true });
         assert_eq!(Departure::infer(&[], before, cut(1 << 30), false), Departure::default());
     }
 

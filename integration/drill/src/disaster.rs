@@ -37,7 +37,6 @@ impl Disaster<'_> {
     /// Carries it out: load, loss, cut and kill, promotion, count.
     pub(crate) fn run(&self, progress: &Progress) -> Result<RunResult, DrillError> {
         let seed = self.options.seed.wrapping_add(u64::from(self.repetition));
-        let mut notes = Vec::new();
         progress.step("starting the sites");
         let mut cluster = Cluster::start(self.options, self.form, self.mode, seed, self.tls, self.directory)?;
         let acks_path = self.directory.join("acks");
@@ -83,10 +82,11 @@ impl Disaster<'_> {
         let findings: Findings = read_json(&findings_path)?;
         let acks = Ack::read_all(&acks_path)?;
 
-        self.remark(&cluster, &summary, &counters, cut, killed, &mut notes)?;
         let departure = Departure::infer(&acks, before, bulk_offered(&counters), !self.mode.has_code());
         let lost = Losses::of(&findings, departure);
-        Ok(self.result(seed, &acks, cut, &counters, &findings, lost, notes))
+        let mut result = self.result(seed, &acks, cut, &counters, &findings, lost);
+        self.remark(&cluster, &summary, &counters, cut, killed, &mut result.notes)?;
+        Ok(result)
     }
 
     fn writer_arguments(&self, cluster: &Cluster, seed: u64, acks: &Path) -> WriterArguments {
@@ -142,15 +142,16 @@ impl Disaster<'_> {
         counters: &WanCounters,
         findings: &Findings,
         lost: Losses,
-        mut notes: Vec<String>,
     ) -> RunResult {
         let figures = AckFigures::of(acks, cut.as_nanos());
         let outbound = &counters.a_to_b.link;
         let offered = outbound.total().offered.bytes;
         let mirroring = mirroring_latency(&findings.status);
-        if mirroring.is_none() {
-            notes.push("the mirror reported no mirroring latency".to_owned());
-        }
+        let notes = if mirroring.is_some() {
+            Vec::new()
+        } else {
+            vec!["the mirror reported no mirroring latency".to_owned()]
+        };
         RunResult {
             mode: self.mode,
             repetition: self.repetition,
@@ -239,7 +240,7 @@ const CUT_LEAD: Duration = Duration::from_millis(20);
 const LATE_ACKS: Duration = Duration::from_millis(200);
 /// Beyond the fibre: reordering, decoding, writing and syncing at the mirror.
 const SETTLE: Duration = Duration::from_millis(1500);
-const KILL_LATE: Duration = Duration::from_millis(20);
+const KILL_LATE: Duration = Duration::from_millis(100);
 
 /// What the primary's site had offered of bulk traffic when the counters were taken, or at the cut before that.
 fn bulk_offered(counters: &WanCounters) -> Offered {

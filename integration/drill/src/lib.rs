@@ -30,6 +30,8 @@ mod plot;
 mod process;
 mod progress;
 mod report;
+#[cfg(test)]
+mod round_trip;
 mod session;
 mod stats;
 pub mod writers;

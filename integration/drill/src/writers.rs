@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use parhelion_types::{Durability, LogId, RequestId};
+use parhelion_types::{Durability, LogId};
 use parhelion_wan::monotonic_now;
 use parhelion_wire::crc32c;
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ pub fn run(path: &Path) -> Result<(), DrillError> {
 }
 
 /// Writes until `stopped`; `started` is called just before the first append.
-async fn write_until(
+pub(crate) async fn write_until(
     arguments: WriterArguments,
     stopped: tokio::sync::oneshot::Receiver<()>,
     started: impl FnOnce(WritersReady) -> Result<(), DrillError>,
@@ -107,9 +107,7 @@ async fn write_until(
     let sessions = connect(&arguments).await?;
     let mut logs = Vec::new();
     for number in 0..arguments.logs.max(1) {
-        // Below the names of appends, which start with run + 1 at bit 80.
-        let request = RequestId(u128::from(number) + 1);
-        logs.push(sessions[0].create(&format!("drill-{number}"), request).await?);
+        logs.push(sessions[0].create(&format!("drill-{number}")).await?);
     }
     let (recorder, record) = Recorder::start(&arguments.acks)?;
 

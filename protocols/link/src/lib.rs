@@ -35,6 +35,7 @@ mod reassembly;
 mod receiver;
 mod records;
 mod repairs;
+mod retransmission;
 mod round_trip;
 mod runs;
 mod sender;

@@ -24,7 +24,7 @@ use crate::runs::{Gap, Runs};
 ///
 /// # Limits
 /// Whatever a peer sends, state is bounded: `pending_bytes_max` and one more record for records, a window
-/// of [`SYMBOLS_IN_FLIGHT_MAX`] ids for symbols, [`EPOCHS_MAX`] codes, and a few megabytes for all else. A
+/// of [`SYMBOLS_IN_FLIGHT_MAX`] ids for symbols, 16 codes, and a few megabytes for all else. A
 /// symbol for which there is no room is dropped as if lost, and comes again; the first one that is missing
 /// always has room, so the link never stalls.
 pub struct Receiver {

@@ -15,7 +15,7 @@ use crate::departures::{Departure, Departures};
 use crate::pacer::Pacer;
 use crate::records::{RecordRef, Records};
 use crate::repairs::Repairs;
-use crate::round_trip::RoundTrip;
+use crate::retransmission::Retransmission;
 use crate::symbols::Symbols;
 
 /// Cuts records into source symbols, sends them with their repairs, and knows what protects each record.
@@ -37,7 +37,7 @@ use crate::symbols::Symbols;
 /// No record waits for later traffic to complete its groups. While no source symbol is ready to leave,
 /// partial groups are flushed as soon as
 /// - the last source symbol is `flush_delay` old, or
-/// - the oldest symbol that still waits for a repair is [`COVERAGE_AGE_FACTOR`] times as old: light traffic
+/// - the oldest symbol that still waits for a repair is four times as old: light traffic
 ///   that never pauses that long, and is too slow to fill wide groups, must not put them off.
 ///
 /// While symbols are ready, they themselves fill the groups at the rate of the link, and the spare capacity
@@ -60,19 +60,8 @@ pub struct Sender {
     repairs: Repairs,
     departures: Departures,
     pacer: Pacer,
-    /// Symbols to send again, oldest request first.
-    resend: VecDeque<u64>,
-    /// Symbols below `settled` that were missing when last heard of, ascending.
-    missing: Vec<u64>,
-    missing_next: Vec<u64>,
-    /// Below it every symbol has arrived or is in `missing`.
-    settled: u64,
-    round_trip: RoundTrip,
+    retransmission: Retransmission,
     last_source: Time,
-    /// Last new source symbol, sign of progress or probe.
-    last_activity: Time,
-    /// Probes since the last sign of progress.
-    probes: u32,
     changed: VecDeque<RecordRef>,
     stats: SenderStats,
 }
@@ -187,14 +176,8 @@ impl Sender {
             repairs: Repairs::default(),
             departures: Departures::new(config.site_exit_delay),
             pacer: Pacer::new(config.rate_bytes_per_second, config.burst_datagrams_max, datagram_bytes),
-            resend: VecDeque::new(),
-            missing: Vec::new(),
-            missing_next: Vec::new(),
-            settled: 0,
-            round_trip: RoundTrip::default(),
+            retransmission: Retransmission::new(now),
             last_source: now,
-            last_activity: now,
-            probes: 0,
             changed: VecDeque::new(),
             stats: SenderStats::default(),
             config,
@@ -259,58 +242,23 @@ impl Sender {
     /// between them is not known. Reports may be lost and repeat, and a late one does no harm; one whose
     /// runs do not ascend is ignored, since what it lacks would be taken for arrived.
     pub fn handle_report(&mut self, now: Time, settled_symbols: u64, missing: &[(u64, u32)]) {
-        if !are_ascending(missing) {
-            return;
-        }
-        let settled = settled_symbols.min(self.symbols.next());
-        let before = self.progress();
-        let mut runs = RunCursor { runs: missing };
-        let mut still_missing = std::mem::take(&mut self.missing_next);
-        for at in 0..self.missing.len() {
-            let id = self.missing[at];
-            if id >= settled || runs.contains(id) {
-                still_missing.push(id);
-            } else {
-                self.handle_arrival(id);
-            }
-        }
-        for id in self.settled..settled {
-            if runs.contains(id) {
-                still_missing.push(id);
-            } else {
-                self.handle_arrival(id);
-            }
-        }
-        self.missing_next = std::mem::replace(&mut self.missing, still_missing);
-        self.missing_next.clear();
-        if settled > self.settled {
-            self.settled = settled;
-            if let Some(newest) =
-                self.symbols.get(settled - 1).filter(|symbol| symbol.arrived && !symbol.resent)
-            {
-                self.round_trip.sample(now.since(newest.first_sent));
-            }
-        }
-        if self.progress() != before {
-            self.last_activity = now;
-            self.probes = 0;
-        }
-        let records = &self.records;
-        self.symbols.release(|symbol| is_done(records, symbol));
-        self.queue_missing(now, missing);
+        let Self { retransmission, symbols, records, .. } = self;
+        retransmission.handle_report(now, settled_symbols, missing, symbols, records);
+        self.release_symbols();
     }
 
     /// All records of `key.log` with a number below `key.number` are durable at the mirror.
     pub fn handle_confirmed(&mut self, key: RecordKey) {
         self.records.confirm(key);
-        let records = &self.records;
-        self.symbols.release(|symbol| is_done(records, symbol));
+        self.release_symbols();
     }
 
     /// Appends the next datagram that is due, header and payload, to `out`. `None`: nothing is due now.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
         self.handle_departures(now);
-        self.probe(now);
+        if self.retransmission.probe(now, &mut self.symbols) {
+            self.stats.probes += 1;
+        }
         if self.flush_due().is_some_and(|due| due <= now) {
             self.flush();
         }
@@ -336,9 +284,13 @@ impl Sender {
     /// time that has passed means at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        let has_datagrams = !self.repairs.is_empty() || !self.resend.is_empty() || self.is_source_ready();
+        let has_datagrams =
+            !self.repairs.is_empty() || self.retransmission.is_waiting() || self.is_source_ready();
         let slot = has_datagrams.then(|| self.pacer.next_slot());
-        [slot, self.flush_due(), self.departures.next(), self.probe_due()].into_iter().flatten().min()
+        [slot, self.flush_due(), self.departures.next(), self.retransmission.probe_due(&self.symbols)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to tell.
@@ -384,7 +336,7 @@ impl Sender {
     /// Smoothed time from sending a symbol to the report that settles it, wait for the report included.
     #[must_use]
     pub fn round_trip(&self) -> Option<Duration> {
-        self.round_trip.smoothed()
+        self.retransmission.round_trip()
     }
 
     fn transmit_repair(&mut self, out: &mut Vec<u8>) -> Option<Transmit> {
@@ -400,24 +352,16 @@ impl Sender {
     }
 
     fn transmit_resent(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
-        loop {
-            let id = self.resend.pop_front()?;
-            let Some(symbol) = self.symbols.get_mut(id) else { continue };
-            symbol.queued = false;
-            if symbol.arrived {
-                continue;
-            }
-            let (at, position) = (symbol.record, symbol.position);
-            let Some(record) = self.records.get(at) else { continue };
-            (symbol.resent, symbol.last_sent) = (true, now);
-            let start = out.len();
-            write_symbol(&record.bytes, at.number, position, self.data_bytes, out);
-            let wire_number = self.departures.push(Departure::Resent);
-            let kind = DatagramKind::Resent { id, sent_micros: micros(now) };
-            Datagram { path: PATH, code_epoch: record.epoch, wire_number, kind }.write(&mut out[start..]);
-            self.stats.resent += 1;
-            return Some(Transmit { wire_number, kind: TransmitKind::Resent });
-        }
+        let (id, at, position) = self.retransmission.pop(now, &mut self.symbols)?;
+        // A record outlives its symbols in flight.
+        let record = self.records.get(at)?;
+        let start = out.len();
+        write_symbol(&record.bytes, at.number, position, self.data_bytes, out);
+        let wire_number = self.departures.push(Departure::Resent);
+        let kind = DatagramKind::Resent { id, sent_micros: micros(now) };
+        Datagram { path: PATH, code_epoch: record.epoch, wire_number, kind }.write(&mut out[start..]);
+        self.stats.resent += 1;
+        Some(Transmit { wire_number, kind: TransmitKind::Resent })
     }
 
     fn transmit_source(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
@@ -446,7 +390,8 @@ impl Sender {
         let kind = DatagramKind::Source { id, sent_micros: micros(now) };
         Datagram { path: PATH, code_epoch, wire_number, kind }.write(&mut out[start..]);
         self.symbols.push(at, position, now);
-        (self.last_source, self.last_activity) = (now, now);
+        self.last_source = now;
+        self.retransmission.note_source(now);
         self.stats.symbols += 1;
 
         let fired = self.repairs.len();
@@ -521,8 +466,7 @@ impl Sender {
             }
         }
         if any {
-            let records = &self.records;
-            self.symbols.release(|symbol| is_done(records, symbol));
+            self.release_symbols();
         }
     }
 
@@ -540,61 +484,14 @@ impl Sender {
         }
     }
 
-    fn handle_arrival(&mut self, id: u64) {
-        let Some(symbol) = self.symbols.get_mut(id) else { return };
-        if !std::mem::replace(&mut symbol.arrived, true) {
-            let at = symbol.record;
-            self.records.arrived(at);
-        }
-    }
-
-    /// What changes with a report that brings news.
-    fn progress(&self) -> (u64, usize) {
-        (self.settled, self.missing.len())
-    }
-
-    /// Queues what is listed as missing, unless a copy of it is on its way.
-    fn queue_missing(&mut self, now: Time, missing: &[(u64, u32)]) {
-        if self.resend.len() >= RESEND_QUEUE_MIN {
-            return;
-        }
-        let patience = self.round_trip.timeout();
-        let known = self.symbols.base()..self.symbols.next();
-        for &(first, count) in missing {
-            let end = first.saturating_add(u64::from(count)).min(known.end);
-            for id in first.max(known.start)..end {
-                let Some(symbol) = self.symbols.get_mut(id) else { break };
-                // The receiver found a gap: the first copy is lost, however young it is.
-                let is_waiting = symbol.resent && symbol.last_sent + patience > now;
-                if !symbol.arrived && !symbol.queued && !is_waiting {
-                    symbol.queued = true;
-                    self.resend.push_back(id);
-                }
-            }
-        }
-    }
-
-    /// Sends the newest symbols again when nothing was heard of them for too long.
-    fn probe(&mut self, now: Time) {
-        if self.probe_due().is_none_or(|due| due > now) {
-            return;
-        }
-        let next = self.symbols.next();
-        for id in self.settled.max(next.saturating_sub(PROBE_SYMBOLS))..next {
-            if let Some(symbol) = self.symbols.get_mut(id).filter(|symbol| !symbol.queued) {
-                symbol.queued = true;
-                self.resend.push_back(id);
-            }
-        }
-        self.last_activity = now;
-        self.probes += 1;
-        self.stats.probes += 1;
-    }
-
-    fn probe_due(&self) -> Option<Time> {
-        let is_unsettled = self.settled < self.symbols.next();
-        let wait = self.round_trip.timeout().saturating_mul(1 << self.probes.min(PROBE_DOUBLINGS_MAX));
-        is_unsettled.then(|| self.last_activity + wait)
+    /// Forgets the oldest symbols for which nothing is left to do.
+    fn release_symbols(&mut self) {
+        let records = &self.records;
+        self.symbols.release(|symbol| {
+            records
+                .get(symbol.record)
+                .is_none_or(|record| symbol.departed && symbol.arrived && symbol.is_covered(record.full))
+        });
     }
 }
 
@@ -609,34 +506,6 @@ impl Code {
         let encoder = code.encoder(parameters, symbol_bytes)?;
         Ok(Self { epoch, full: structure.full_coverage(), structure, encoder })
     }
-}
-
-/// Looks ids up in runs, both ascending.
-struct RunCursor<'a> {
-    runs: &'a [(u64, u32)],
-}
-
-impl RunCursor<'_> {
-    fn contains(&mut self, id: u64) -> bool {
-        while let Some((&(first, count), rest)) = self.runs.split_first() {
-            if id < first.saturating_add(u64::from(count)) {
-                return first <= id;
-            }
-            self.runs = rest;
-        }
-        false
-    }
-}
-
-/// Whether runs are ascending and apart, as a receiver writes them.
-fn are_ascending(runs: &[(u64, u32)]) -> bool {
-    runs.windows(2).all(|pair| pair[0].0.saturating_add(u64::from(pair[0].1)) <= pair[1].0)
-}
-
-fn is_done(records: &Records, symbol: &crate::symbols::Symbol) -> bool {
-    records
-        .get(symbol.record)
-        .is_none_or(|record| symbol.departed && symbol.arrived && symbol.is_covered(record.full))
 }
 
 /// Appends room for a header and symbol `position` of a record; returns the bytes of the record in it.
@@ -661,17 +530,7 @@ fn micros(now: Time) -> u64 {
 
 /// Flushing late groups of light traffic at each `flush_delay` would double its overhead to save a few of
 /// them; four is where waiting and overhead balance for the default code.
-pub(crate) const COVERAGE_AGE_FACTOR: u32 = 4;
-
-/// The last symbol and one before it, should the former be lost again.
-const PROBE_SYMBOLS: u64 = 2;
-
-/// Probes end up 64 time-outs apart.
-const PROBE_DOUBLINGS_MAX: u32 = 6;
-
-/// With this many symbols still to be sent again, a report adds none: after an outage each lists
-/// everything.
-const RESEND_QUEUE_MIN: usize = 1024;
+const COVERAGE_AGE_FACTOR: u32 = 4;
 
 /// Links have one path; the header keeps room for more.
 const PATH: u8 = 0;

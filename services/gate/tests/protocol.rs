@@ -19,6 +19,7 @@ use parhelion_types::limits::APPEND_BYTES_MAX;
 use parhelion_types::{
     Degrade, Durability, Error, ErrorKind, LogId, RequestId, Risk, TraceContext,
 };
+use parhelion_wire::PAYLOAD_BYTES_MAX;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 
 struct Site {
@@ -182,14 +183,21 @@ async fn broken_frames_are_refused_and_the_node_lives() {
 async fn a_frame_over_the_limit_is_answered_before_the_connection_ends() {
     let site = start();
     let mut client = connect(&site, "client").await.unwrap();
+    // An append that is too long by a little fits a frame, and is answered as any other mistake.
+    client.ask(&append(vec![0; APPEND_BYTES_MAX + 1].into(), Durability::Local), 8).await;
+    let (correlation, answer) = client.answer().await;
+    let error = answer.unwrap_err();
+    assert_eq!((correlation, error.kind()), (8, ErrorKind::Invalid));
+    assert!(error.message().contains("split it"), "{error}");
+
     let (head, _) = append(Bytes::from_static(b"x"), Durability::Local).to_frame(9).unwrap();
     let mut head = head.to_vec();
-    head[12..16].copy_from_slice(&(APPEND_BYTES_MAX as u32 + 1).to_le_bytes());
+    head[12..16].copy_from_slice(&(PAYLOAD_BYTES_MAX as u32 + 1).to_le_bytes());
     client.send.write_all(&head).await.unwrap();
     let (correlation, answer) = client.answer().await;
     let error = answer.unwrap_err();
     assert_eq!((correlation, error.kind()), (9, ErrorKind::Invalid));
-    assert!(error.message().contains("over the limit of 16777216"), "{error}");
+    assert!(error.message().contains(&format!("over the limit of {PAYLOAD_BYTES_MAX}")), "{error}");
     let ConnectionError::ApplicationClosed(close) = client.connection.closed().await else { panic!("not closed") };
     assert_eq!(close.error_code, CLOSE_PROTOCOL);
 }

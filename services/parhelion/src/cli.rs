@@ -43,10 +43,7 @@ pub enum Command {
     },
     /// Runs the link emulator of a drill.
     #[command(hide = true)]
-    WanEmulator {
-        /// What the drill wrote for it.
-        arguments: PathBuf,
-    },
+    WanEmulator,
     /// Runs the writers of a drill.
     #[command(hide = true)]
     DrillWriters {

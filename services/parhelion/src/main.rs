@@ -47,7 +47,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "parhelion", &mut std::io::stdout());
             Ok(done(()))
         }
-        Command::WanEmulator { .. } => parhelion_wan::run_emulator().map(done).map_err(Failure::new),
+        Command::WanEmulator => parhelion_wan::run_emulator().map(done).map_err(Failure::new),
         Command::DrillWriters { arguments } => {
             parhelion_drill::writers::run(&arguments).map(done).map_err(Failure::new)
         }

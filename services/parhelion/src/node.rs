@@ -177,7 +177,7 @@ impl Node {
             link: stats,
         });
         let api_config = ApiConfig {
-            in_flight: Budget::new(usize::try_from(settings.api.in_flight.as_u64()).unwrap_or(usize::MAX)),
+            in_flight: Budget::new(settings.api.in_flight.as_u64()),
             ..ApiConfig::new(settings.api.listen)
         };
         let api = Api::start(api_config, &identity, backend).map_err(Failure::new)?;

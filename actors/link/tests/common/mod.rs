@@ -135,6 +135,13 @@ impl Primary {
         }
     }
 
+    /// Whether nothing more can be asked for a record: it is covered, or the mirror has it.
+    pub fn is_safe(&self, log: u32, number: u64) -> bool {
+        self.complete.contains(&RecordKey { log: LogId(log), number })
+            || self.mirrored.get(&log).is_some_and(|records| *records > number)
+    }
+
+    /// Takes events until `done`; the session must not end.
     pub async fn until(&mut self, mut done: impl FnMut(&Self) -> bool) {
         while !done(self) {
             let event = self.event().await;
@@ -292,6 +299,13 @@ pub fn primary_config(pki: &Pki, mirror: MirrorAddresses) -> PrimaryConfig {
     config.reconnect_min = Duration::from_millis(20);
     config.reconnect_max = Duration::from_millis(200);
     config
+}
+
+/// The same configuration over a path of 10 ms round trip.
+pub async fn over_a_path(config: PrimaryConfig) -> (PrimaryConfig, Relay, Relay) {
+    let (critical, bulk) = (Relay::start(config.critical).await, Relay::start(config.bulk).await);
+    let config = PrimaryConfig { critical: critical.address, bulk: bulk.address, ..config };
+    (config, critical, bulk)
 }
 
 /// A record whose every byte follows from its key.

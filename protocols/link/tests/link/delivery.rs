@@ -101,6 +101,23 @@ fn a_lost_tail_is_sent_again_though_nothing_tells_the_receiver() {
 }
 
 #[test]
+fn a_repair_tells_of_symbols_that_nothing_follows() {
+    let code = code(ReedSolomon, "r=8 c=3 depth=1");
+    let mut network = Network::new(CLEAN, sender_config(), receiver_config(), &code, 1);
+    // Four of eight symbols are lost, the last ones: too many for three repairs, which do arrive.
+    network.lose.extend(4..8);
+    let start = network.now;
+    network.send(Network::key(0, 0), 8 * (1168 - 20));
+    assert!(network.run_for(Duration::from_secs(2)));
+    network.assert_delivered();
+    let stats = network.sender.stats();
+    assert_eq!((stats.repairs, stats.probes), (3, 0));
+    // Three times the latency, the repair delay, and the wait for a report.
+    let took = network.delivered[&Network::key(0, 0)].1.since(start);
+    assert!(took < Duration::from_millis(90), "{took:?}");
+}
+
+#[test]
 fn an_outage_ends_with_everything_delivered_and_little_sent_twice() {
     for code in [no_code(), layered()] {
         let mut network = Network::new(CLEAN, sender_config(), receiver_config(), &code, 3);

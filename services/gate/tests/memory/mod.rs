@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CreateRequest, Entry, EntryKind, LogDigest, LogState, Promotion, ReadRecord,
-    Stage, Stretch,
+    AppendRequest, Appended, Backend, CreateRequest, Entry, EntryKind, LogDigest, LogState, Promotion,
+    ReadRecord, Stage, Stretch,
 };
 use parhelion_types::{
     Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, SourceTime,
@@ -70,7 +70,9 @@ impl MemorySite {
 
     fn with<T>(&self, log: LogId, f: impl FnOnce(&mut MemoryLog) -> Result<T, Error>) -> Result<T, Error> {
         let mut logs = self.logs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        f(logs.get_mut(&log.0).ok_or_else(|| Error::invalid(format!("log {log} does not exist; create it first")))?)
+        f(logs
+            .get_mut(&log.0)
+            .ok_or_else(|| Error::invalid(format!("log {log} does not exist; create it first")))?)
     }
 
     fn state(log: u32, it: &MemoryLog) -> LogState {
@@ -109,7 +111,9 @@ impl MemoryLog {
     fn append(&mut self, log: LogId, address: LogAddress) -> Result<&mut Record, Error> {
         let found = self.records.iter_mut().find(|record| record.entry.address == address);
         found.filter(|record| record.entry.kind == EntryKind::Append).ok_or_else(|| {
-            Error::invalid(format!("log {log} has no append at {address}; give an address that an append was given"))
+            Error::invalid(format!(
+                "log {log} has no append at {address}; give an address that an append was given"
+            ))
         })
     }
 }
@@ -123,7 +127,10 @@ impl Backend for MemorySite {
                 return if existing.create == request.request && !request.request.is_none() {
                     Ok(LogId(*log))
                 } else {
-                    Err(Error::invalid(format!("log {:?} exists as log {log}; choose another name", request.name)))
+                    Err(Error::invalid(format!(
+                        "log {:?} exists as log {log}; choose another name",
+                        request.name
+                    )))
                 };
             }
             let number = logs.len() as u32 + 1;
@@ -196,7 +203,9 @@ impl Backend for MemorySite {
             self.with(log, |it| {
                 let Record { entry, payload } = it.append(log, address)?;
                 if entry.freed {
-                    return Err(Error::invalid(format!("append {address} of log {log} was freed; read another")));
+                    return Err(Error::invalid(format!(
+                        "append {address} of log {log} was freed; read another"
+                    )));
                 }
                 Ok(ReadRecord { payload: payload.clone(), digest: entry.digest, time: entry.time })
             })
@@ -233,7 +242,8 @@ impl Backend for MemorySite {
     fn scan(&self, log: LogId, from: LogAddress, count: usize) -> Later<'_, Stretch> {
         async move {
             self.with(log, |log| {
-                let mut records = log.records.iter().map(|record| record.entry).skip_while(|e| e.address < from);
+                let mut records =
+                    log.records.iter().map(|record| record.entry).skip_while(|e| e.address < from);
                 let entries = records.by_ref().take(count).collect();
                 let next = records.next().map_or(LogAddress::new(0, log.end), |entry| entry.address);
                 Ok(Stretch { entries, next })

@@ -13,7 +13,7 @@ use parhelion_types::Degrade;
 use parhelion_types::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use serde::{Deserialize, Serialize};
 
-pub use layers::{Layered, Profile, load};
+pub use layers::{Effective, Layered, Profile, load};
 pub use units::Rate;
 
 /// All settings of a node. `profiles/defaults.toml` documents each field beside its default.
