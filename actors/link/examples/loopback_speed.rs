@@ -53,7 +53,10 @@ fn main() {
                 // The mirror looks at the head only, so one buffer serves for all records.
                 let mut record = bytes.to_vec();
                 record[4..12].copy_from_slice(&number.to_le_bytes());
-                primary.command(LinkCommand::Announce { key, announcement: announcement(0, number, RECORD_BYTES) });
+                primary.command(LinkCommand::Announce {
+                    key,
+                    announcement: announcement(0, number, RECORD_BYTES),
+                });
                 primary.command(LinkCommand::Send { key, record: record.into() });
                 number += 1;
             }
@@ -64,7 +67,9 @@ fn main() {
         let gigabits = (number * RECORD_BYTES as u64 * 8) as f64 / seconds / 1e9;
         let stats = &primary.stats;
         let datagrams = stats.datagrams_sent.get();
-        println!("{number} records of {RECORD_BYTES} bytes in {seconds:.2} s: {gigabits:.2} Gbit/s of records");
+        println!(
+            "{number} records of {RECORD_BYTES} bytes in {seconds:.2} s: {gigabits:.2} Gbit/s of records"
+        );
         println!(
             "{:.0} datagrams/s, {:.1} per send, {:.1} % repairs, {} sent again, on-wire lag {} us, rtt {} us",
             datagrams as f64 / seconds,
@@ -75,7 +80,10 @@ fn main() {
             stats.rtt_micros.get(),
         );
         if let Some(counts) = *primary.telemetry.lock().unwrap() {
-            println!("{} lost, {} rebuilt, {} dropped by the host", counts.lost, counts.rebuilt, counts.host_drops);
+            println!(
+                "{} lost, {} rebuilt, {} dropped by the host",
+                counts.lost, counts.rebuilt, counts.host_drops
+            );
         }
     });
     drop(mirror);

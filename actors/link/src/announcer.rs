@@ -94,12 +94,11 @@ impl Announcer {
         }
         // All get the same next time, so the queue stays sorted.
         let due = now + self.spacing;
-        self.owed.extend(
-            owing
-                .into_iter()
-                .filter(|(copies, _)| *copies > 0)
-                .map(|(copies, bytes)| Owed { due, copies, bytes }),
-        );
+        self.owed.extend(owing.into_iter().filter(|(copies, _)| *copies > 0).map(|(copies, bytes)| Owed {
+            due,
+            copies,
+            bytes,
+        }));
         let head = frame(&AnnounceV1 { session: self.session, number: self.number }, &payload, 0)?;
         if !keys.is_empty() {
             self.sent.push_back((self.number, keys));

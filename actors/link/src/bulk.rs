@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parhelion_link::{CodeEpoch, Sender, SenderConfig, SenderEvent, TransmitKind};
 use parhelion_plugin::{ErasureCode, ParameterError, Parameters};
 use parhelion_types::{RecordKey, Time};
-use parhelion_wire::DATAGRAM_HEADER_BYTES;
+use parhelion_wire::{DATAGRAM_HEADER_BYTES, Datagram};
 use quinn_proto::ConnectionHandle;
 
 use crate::config::{IP_UDP_BYTES, PrimaryConfig};
@@ -28,8 +28,9 @@ pub(crate) struct Bulk {
     /// Datagrams that the link core has released and QUIC has not been given: the data of each burst before
     /// its repairs.
     released: VecDeque<Released>,
-    /// Where bursts end, as positions among all datagrams, as long as one of the burst has not left.
-    bursts: VecDeque<u64>,
+    /// Bursts of which some datagram has not left: where they end among all datagrams handed over, and the wire
+    /// number behind their last.
+    bursts: VecDeque<(u64, u64)>,
     /// Datagrams released.
     position: u64,
     /// The burst being released; kept for its memory.
@@ -45,6 +46,18 @@ pub(crate) struct Bulk {
 struct Released {
     bytes: Bytes,
     is_repair: bool,
+}
+
+/// Gives the datagrams of a burst the wire numbers from `first` on, in the order in which they will leave: the
+/// receiver takes an order that does not match for loss once it lasts.
+fn renumber(bytes: &mut [u8], spans: &[(Range<usize>, TransmitKind)], first: u64) {
+    for ((span, _), wire_number) in spans.iter().zip(first..) {
+        let datagram = &mut bytes[span.clone()];
+        // What the link core has just written can be read.
+        if let Ok((header, _)) = Datagram::parse(datagram) {
+            Datagram { wire_number, ..header }.write(datagram);
+        }
+    }
 }
 
 fn count(spans: &[(Range<usize>, TransmitKind)], kind: TransmitKind) -> u64 {
@@ -131,10 +144,10 @@ impl Bulk {
         let (_, time) = clock.now();
         let left = self.lane.poll_left(time);
         let mut whole = None;
-        while let Some(end) = self.bursts.pop_front_if(|end| *end <= left) {
+        while let Some((_, end)) = self.bursts.pop_front_if(|(position, _)| *position <= left) {
             whole = Some(end);
         }
-        // Within a burst datagrams left in another order than their wire numbers, so only whole bursts count.
+        // Within a burst datagrams were put in another order, so only whole bursts count.
         if let Some(end) = whole {
             self.sender.handle_on_wire(time, end);
             self.stats.wire_lag_micros.set_micros(self.lane.lag());
@@ -209,32 +222,35 @@ impl Bulk {
         self.lane.flush(now, time, self.burst_datagrams_max) && self.lane.is_clear()
     }
 
-    /// Takes one burst from the link core into one buffer.
+    /// Takes one burst from the link core into one buffer, and puts its data before its repairs: each then
+    /// fills a send, where taking turns would need one send for every few datagrams.
     fn release(&mut self, now: Time) {
         let mut bytes = Vec::with_capacity(self.burst_datagrams_max * self.datagram_bytes_max);
-        let mut start = 0;
         let mut spans = std::mem::take(&mut self.spans);
+        let mut first = 0;
         while spans.len() < self.burst_datagrams_max {
+            let start = bytes.len();
             let Some(transmit) = self.sender.poll_transmit(now, &mut bytes) else { break };
+            if spans.is_empty() {
+                first = transmit.wire_number;
+            }
             spans.push((start..bytes.len(), transmit.kind));
-            start = bytes.len();
         }
-        self.stats.datagrams_sent.add(spans.len() as u64);
-        self.stats.datagram_bytes_sent.add(bytes.len() as u64);
-        self.stats.resent.add(count(&spans, TransmitKind::Resent));
-        self.stats.repairs_sent.add(count(&spans, TransmitKind::Repair));
-        self.position += spans.len() as u64;
         if !spans.is_empty() {
-            self.bursts.push_back(self.position);
+            self.stats.datagrams_sent.add(spans.len() as u64);
+            self.stats.datagram_bytes_sent.add(bytes.len() as u64);
+            self.stats.resent.add(count(&spans, TransmitKind::Resent));
+            self.stats.repairs_sent.add(count(&spans, TransmitKind::Repair));
+            self.position += spans.len() as u64;
+            self.bursts.push_back((self.position, first + spans.len() as u64));
+            spans.sort_by_key(|(_, kind)| *kind == TransmitKind::Repair);
+            renumber(&mut bytes, &spans, first);
+            let bytes = Bytes::from(bytes);
+            self.released.extend(spans.drain(..).map(|(span, kind)| Released {
+                bytes: bytes.slice(span),
+                is_repair: kind == TransmitKind::Repair,
+            }));
         }
-        let bytes = Bytes::from(bytes);
-        for repairs in [false, true] {
-            let class = spans.iter().filter(|(_, kind)| (*kind == TransmitKind::Repair) == repairs);
-            self.released.extend(
-                class.map(|(span, _)| Released { bytes: bytes.slice(span.clone()), is_repair: repairs }),
-            );
-        }
-        spans.clear();
         self.spans = spans;
     }
 

@@ -173,7 +173,10 @@ impl LaneConfig {
             ));
         }
         if self.idle_timeout < Duration::from_millis(40) || self.idle_timeout > Duration::from_secs(3600) {
-            return Err(format!("an idle timeout of {:?} is out of range; give 40ms to 1h", self.idle_timeout));
+            return Err(format!(
+                "an idle timeout of {:?} is out of range; give 40ms to 1h",
+                self.idle_timeout
+            ));
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// A socket could not be opened.
-    #[error("cannot open the link's {what} socket on {address}: {source}; free the address or give another one")]
+    #[error(
+        "cannot open the link's {what} socket on {address}: {source}; free the address or give another one"
+    )]
     Socket {
         /// Which socket.
         what: &'static str,

@@ -14,9 +14,9 @@ use parhelion_types::Time;
 use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    AckFrequencyConfig, ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
-    EndpointConfig, EndpointEvent, Event, IdleTimeout, Incoming, ServerConfig, StreamEvent, Transmit,
-    TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint,
+    Endpoint, EndpointConfig, EndpointEvent, Event, IdleTimeout, Incoming, ServerConfig, StreamEvent,
+    Transmit, TransportConfig, VarInt,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -287,7 +287,8 @@ impl Lane {
         };
         if took_all {
             'all: for (&handle, connection) in &mut self.connections {
-                let segments = burst.min(self.wire.socket.segments_max(connection.current_mtu().into())).max(1);
+                let segments =
+                    burst.min(self.wire.socket.segments_max(connection.current_mtu().into())).max(1);
                 loop {
                     self.wire.bytes.clear();
                     let Some(transmit) = connection.poll_transmit(now, segments, &mut self.wire.bytes) else {
@@ -333,7 +334,8 @@ impl Lane {
 
     /// Whether QUIC and the kernel took everything that was handed over on the tracked connection.
     pub(crate) fn is_clear(&self) -> bool {
-        self.wire.waiting.is_none() && self.wire.tracked.as_ref().is_none_or(|(_, on_wire)| on_wire.is_packed())
+        self.wire.waiting.is_none()
+            && self.wire.tracked.as_ref().is_none_or(|(_, on_wire)| on_wire.is_packed())
     }
 
     /// How long the kernel held the newest packets that left.
@@ -426,7 +428,8 @@ impl Lane {
     fn give_up(&mut self, handle: ConnectionHandle) {
         if self.connections.remove(&handle).is_some() {
             self.endpoint.handle_event(handle, EndpointEvent::drained());
-            let reason = "packets of the configured MTU do not fit the local interface; lower link.mtu at both sites";
+            let reason =
+                "packets of the configured MTU do not fit the local interface; lower link.mtu at both sites";
             self.events.push_back((handle, LaneEvent::Lost(reason.to_owned())));
         }
     }
@@ -513,8 +516,13 @@ impl Wire {
 /// What quinn itself offers to receive without being told.
 const DEFAULT_PAYLOAD_BYTES_MAX: u16 = 1472;
 
-fn transport(kind: LaneKind, congestion: Congestion, config: &LaneConfig) -> Result<TransportConfig, LinkError> {
-    let idle = IdleTimeout::try_from(config.idle_timeout).map_err(|error| LinkError::Settings(error.to_string()))?;
+fn transport(
+    kind: LaneKind,
+    congestion: Congestion,
+    config: &LaneConfig,
+) -> Result<TransportConfig, LinkError> {
+    let idle =
+        IdleTimeout::try_from(config.idle_timeout).map_err(|error| LinkError::Settings(error.to_string()))?;
     // The critical lane carries little, and nothing may hold it up: it is never throttled.
     let congestion: Arc<dyn ControllerFactory + Send + Sync> = match (kind, congestion) {
         (LaneKind::Critical, _) | (_, Congestion::Provisioned) => Arc::new(Provisioned),

@@ -39,7 +39,8 @@ mod udp;
 pub use config::{CodeLookup, Congestion, LaneConfig, MirrorConfig, PeerCheck, PrimaryConfig, Transport};
 pub use error::LinkError;
 pub use interface::{
-    CoverageChange, LinkCommand, LinkEvent, LinkTelemetry, MirrorCommand, MirrorEvent, MirrorSink, PrimarySink,
+    CoverageChange, LinkCommand, LinkEvent, LinkTelemetry, MirrorCommand, MirrorEvent, MirrorSink,
+    PrimarySink,
 };
 pub use mirror::{MirrorAddresses, MirrorDriver};
 pub use primary::PrimaryDriver;

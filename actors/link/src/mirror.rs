@@ -178,11 +178,7 @@ impl MirrorDriver {
                 return;
             }
             let more = self.turn(now, time) || !self.commands.is_empty();
-            let t1 = Instant::now();
-            let nrec = self.records.len();
             self.deliver();
-            let t2 = Instant::now();
-            if t2 - now > Duration::from_millis(4) { eprintln!("turn {:?} deliver {:?} records {nrec} more {more} drops {}", t1 - now, t2 - t1, self.bulk.kernel_drops()); }
             let deadline = self.poll_timeout(time);
             if more || deadline.is_some_and(|deadline| deadline <= time) {
                 tokio::task::yield_now().await;
@@ -288,7 +284,8 @@ impl MirrorDriver {
 
     fn poll_timeout(&mut self, now: Time) -> Option<Time> {
         let peers = self.critical_peers.values().map(|peer| peer.until);
-        let peers = peers.chain(self.bulk_peers.values().filter(|peer| peer.session.is_none()).map(|p| p.until));
+        let peers =
+            peers.chain(self.bulk_peers.values().filter(|peer| peer.session.is_none()).map(|p| p.until));
         earliest([
             peers.min(),
             self.critical.poll_timeout(&self.clock),
@@ -318,7 +315,8 @@ impl MirrorDriver {
                         }
                     }
                     LaneEvent::Opened(Dir::Bi) => {
-                        let stream = self.critical.connection(handle).and_then(|c| c.streams().accept(Dir::Bi));
+                        let stream =
+                            self.critical.connection(handle).and_then(|c| c.streams().accept(Dir::Bi));
                         if let (Some(stream), Some(peer)) = (stream, self.critical_peers.get_mut(&handle)) {
                             peer.control.get_or_insert_with(|| ControlStream::new(stream));
                         }
@@ -361,10 +359,10 @@ impl MirrorDriver {
         handle: ConnectionHandle,
         certificates: Vec<CertificateDer<'static>>,
     ) -> Option<CertificateDer<'static>> {
-        let certificate = certificates.into_iter().next().ok_or_else(|| "no certificate was shown".to_owned());
-        let admitted = certificate.and_then(|certificate| {
-            (self.config.verify_peer)(&certificate).map(|()| certificate)
-        });
+        let certificate =
+            certificates.into_iter().next().ok_or_else(|| "no certificate was shown".to_owned());
+        let admitted =
+            certificate.and_then(|certificate| (self.config.verify_peer)(&certificate).map(|()| certificate));
         match admitted {
             Ok(certificate) => Some(certificate),
             Err(reason) => {
@@ -434,7 +432,13 @@ impl MirrorDriver {
     }
 
     /// A primary said hello.
-    fn begin_session(&mut self, now: Instant, time: Time, handle: ConnectionHandle, hello: &Checked<HelloV1>) {
+    fn begin_session(
+        &mut self,
+        now: Instant,
+        time: Time,
+        handle: ConnectionHandle,
+        hello: &Checked<HelloV1>,
+    ) {
         let site = parhelion_types::SiteId(hello.get().site.to_native());
         let id = hello.get().session.to_native();
         if let Some(current) = self.session.as_ref().filter(|current| current.site != site) {
@@ -653,7 +657,9 @@ impl MirrorDriver {
     /// Reads which session each new bulk connection belongs to.
     fn read_bindings(&mut self) {
         for (&handle, peer) in self.bulk_peers.iter_mut().filter(|(_, peer)| peer.session.is_none()) {
-            let (Some(stream), Some(connection)) = (peer.stream, self.bulk.connection(handle)) else { continue };
+            let (Some(stream), Some(connection)) = (peer.stream, self.bulk.connection(handle)) else {
+                continue;
+            };
             let mut stream = connection.recv_stream(stream);
             let Ok(mut chunks) = stream.read(true) else { continue };
             while let Ok(Some(chunk)) = chunks.next(BINDING_BYTES) {

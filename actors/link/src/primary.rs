@@ -78,20 +78,16 @@ impl PrimaryDriver {
     pub async fn run(mut self) {
         let mut pause = self.config.reconnect_min;
         loop {
-            let end = match PrimarySession::open(
-                &self.config,
-                self.code.clone(),
-                self.clock,
-                self.stats.clone(),
-            ) {
-                Ok(mut session) => {
-                    let end = self.drive(&mut session).await;
-                    // A change of code outlives the session.
-                    self.code = session.code().clone();
-                    end
-                }
-                Err(error) => End::Failed { reason: error.to_string(), was_up: false },
-            };
+            let end =
+                match PrimarySession::open(&self.config, self.code.clone(), self.clock, self.stats.clone()) {
+                    Ok(mut session) => {
+                        let end = self.drive(&mut session).await;
+                        // A change of code outlives the session.
+                        self.code = session.code().clone();
+                        end
+                    }
+                    Err(error) => End::Failed { reason: error.to_string(), was_up: false },
+                };
             self.stats.up.set(0);
             let (reason, was_up) = match end {
                 End::Closed => {
@@ -140,7 +136,10 @@ impl PrimaryDriver {
                 continue;
             }
             if let Err(error) = deadline.map_or(Ok(()), |deadline| self.alarm.set(now, deadline)) {
-                return End::Failed { reason: format!("cannot set a timer: {error}"), was_up: session.is_up() };
+                return End::Failed {
+                    reason: format!("cannot set a timer: {error}"),
+                    was_up: session.is_up(),
+                };
             }
             let is_closing = session.is_closing();
             tokio::select! {

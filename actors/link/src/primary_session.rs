@@ -10,7 +10,8 @@ use bytes::Bytes;
 use parhelion_plugin::Exposure;
 use parhelion_types::{ErrorKind, LogId, RecordKey, SiteId, Time};
 use parhelion_wire::link::{
-    ArchivedChannelCountsV1, ChangeCodeV1, ChannelCountsV1, HelloV1, LogMarkV1, RefusalV1, ReportV1, WelcomeV1,
+    ArchivedChannelCountsV1, ChangeCodeV1, ChannelCountsV1, HelloV1, LogMarkV1, RefusalV1, ReportV1,
+    WelcomeV1,
 };
 use parhelion_wire::{Checked, ENVELOPE_BYTES, Envelope, WireError, frame};
 use quinn_proto::{ConnectionHandle, Dir};
@@ -206,7 +207,11 @@ impl PrimarySession {
             Err(Stop::Failed(reason)) => {
                 self.close(CloseCode::SessionOver, &reason);
                 // Whatever goes wrong while closing, the session is closed.
-                Err(if self.is_closing() { End::Closed } else { End::Failed { reason, was_up: self.is_up() } })
+                Err(if self.is_closing() {
+                    End::Closed
+                } else {
+                    End::Failed { reason, was_up: self.is_up() }
+                })
             }
         }
     }
@@ -214,7 +219,9 @@ impl PrimarySession {
     /// When to take the next turn at the latest.
     pub(crate) fn poll_timeout(&mut self, now: Time) -> Option<Time> {
         let phase = match self.phase {
-            Phase::Connecting { until } | Phase::Greeting { until } | Phase::Draining { until } => Some(until),
+            Phase::Connecting { until } | Phase::Greeting { until } | Phase::Draining { until } => {
+                Some(until)
+            }
             Phase::Joining | Phase::Up => None,
         };
         let mut times = [
@@ -369,7 +376,9 @@ impl PrimarySession {
         let datagram_bytes = connection.datagrams().max_size();
         let id = connection.streams().open(Dir::Bi);
         let (Some(datagram_bytes), Some(id)) = (datagram_bytes, id) else {
-            return Err(Stop::Failed("the mirror's critical lane is of another version; update it".to_owned()));
+            return Err(Stop::Failed(
+                "the mirror's critical lane is of another version; update it".to_owned(),
+            ));
         };
         let hello = HelloV1 {
             site: self.config.site.0,

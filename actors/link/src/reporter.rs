@@ -113,7 +113,8 @@ impl Reporter {
         let runs_max = (room / 2 / RUN_BYTES).min(RUNS_MAX);
         // The sender takes what is below `settled_symbols` and not listed as arrived: do not claim more than is
         // listed.
-        let settled_symbols = missing.get(runs_max).map_or(settled_symbols, |&(first, _)| settled_symbols.min(first));
+        let settled_symbols =
+            missing.get(runs_max).map_or(settled_symbols, |&(first, _)| settled_symbols.min(first));
         let missing = &missing[..missing.len().min(runs_max)];
         let marks_max = ((room - missing.len() * RUN_BYTES) / MARK_BYTES).min(MARKS_MAX);
         let logs = self.take_marks(marks_max);

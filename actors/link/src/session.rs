@@ -85,8 +85,8 @@ pub(crate) struct ChosenCode {
 impl ChosenCode {
     /// Finds a code and checks its parameters.
     pub(crate) fn find(codes: &CodeLookup, name: &str, parameters: &str) -> Result<Self, String> {
-        let code =
-            codes(name).ok_or_else(|| format!("code {name:?} is not known here; load its plugin at both sites"))?;
+        let code = codes(name)
+            .ok_or_else(|| format!("code {name:?} is not known here; load its plugin at both sites"))?;
         let parameters: Parameters = parameters.parse().map_err(|error| format!("code {name:?}: {error}"))?;
         code.structure(&parameters).map_err(|error| format!("code {name:?}: {error}"))?;
         Ok(Self { code, parameters })

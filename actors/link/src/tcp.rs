@@ -182,19 +182,23 @@ async fn write_records(
         let stream = TcpStream::connect(config.tcp).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         if let Transport::Tcp { congestion: Some(name) } = &config.transport {
-            set_congestion(&stream, name)
-                .map_err(|error| format!("congestion control {name:?} is not to be had: {error}; load its module"))?;
+            set_congestion(&stream, name).map_err(|error| {
+                format!("congestion control {name:?} is not to be had: {error}; load its module")
+            })?;
         }
         let mut tls = (*config.tls).clone();
         tls.alpn_protocols = vec![PROTOCOL.to_vec()];
         let name = ServerName::try_from(config.peer_name.clone()).map_err(|error| error.to_string())?;
-        let stream =
-            TlsConnector::from(Arc::new(tls)).connect(name, stream).await.map_err(|error| error.to_string())?;
+        let stream = TlsConnector::from(Arc::new(tls))
+            .connect(name, stream)
+            .await
+            .map_err(|error| error.to_string())?;
         let (_, connection) = stream.get_ref();
         admit(connection.protocol_version(), connection.peer_certificates(), &config.verify_peer)?;
         Ok::<_, String>(stream)
     };
-    let mut stream = tokio::time::timeout(HANDSHAKE_MAX, connect).await.map_err(|_| "no answer".to_owned())??;
+    let mut stream =
+        tokio::time::timeout(HANDSHAKE_MAX, connect).await.map_err(|_| "no answer".to_owned())??;
     let _ = tell.send(WriterEvent::Connected);
     while let Some((key, record)) = records.recv().await {
         let head = frame(&RecordV1 { session }, &record, 0).map_err(|error| error.to_string())?;
@@ -264,7 +268,8 @@ impl Reader {
                 Err(error) => return Err(error.to_string()),
             }
             let envelope = Envelope::parse(&head).map_err(|error| error.to_string())?;
-            if envelope.body_bytes > BODY_BYTES_MAX || envelope.payload_bytes as usize > self.record_bytes_max {
+            if envelope.body_bytes > BODY_BYTES_MAX || envelope.payload_bytes as usize > self.record_bytes_max
+            {
                 return Err(format!(
                     "a record of {} bytes is over the limit of {}",
                     envelope.payload_bytes, self.record_bytes_max

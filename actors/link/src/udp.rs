@@ -116,7 +116,9 @@ impl Socket {
                 tracing::info!(%error, "segmentation offload does not work on this path; sending packets singly");
                 self.segments_max.store(1, Ordering::Relaxed);
                 let mut calls = 0;
-                for contents in packets.contents.chunks(packets.segment.unwrap_or(packets.contents.len()).max(1)) {
+                for contents in
+                    packets.contents.chunks(packets.segment.unwrap_or(packets.contents.len()).max(1))
+                {
                     self.send_message(&Packets { contents, segment: None, ..*packets })?;
                     calls += 1;
                 }
@@ -291,7 +293,8 @@ fn offload_failed(error: &io::Error) -> bool {
 fn force_buffer(fd: RawFd, forced: libc::c_int, plain: libc::c_int, bytes: usize) -> io::Result<()> {
     // The kernel doubles what it is asked for.
     let bytes = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX / 2);
-    set_option(fd, libc::SOL_SOCKET, forced, bytes).or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, bytes))
+    set_option(fd, libc::SOL_SOCKET, forced, bytes)
+        .or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, bytes))
 }
 
 fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
@@ -442,7 +445,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_receive_queue_is_counted() {
-        let receiver = Socket::bind("127.0.0.1:0".parse().unwrap(), TrafficClass::Assured, 1 << 18, 16 << 10).unwrap();
+        let receiver =
+            Socket::bind("127.0.0.1:0".parse().unwrap(), TrafficClass::Assured, 1 << 18, 16 << 10).unwrap();
         let sender = bind("127.0.0.1:0", TrafficClass::Assured);
         sender.writable().await;
         assert_eq!(receiver.kernel_drops(), 0);
@@ -461,7 +465,8 @@ mod tests {
         let receiver = bind("127.0.0.1:0", TrafficClass::Assured);
         let sender = bind("127.0.0.1:0", TrafficClass::Assured);
         sender.writable().await;
-        let packets = |destination| Packets { destination, source: None, ecn: 0, contents: b"x", segment: None };
+        let packets =
+            |destination| Packets { destination, source: None, ecn: 0, contents: b"x", segment: None };
         let _ = sender.send(&packets(gone));
         // The refusal may surface at a later call; after it, and no later, sending works again.
         let to_receiver = packets(receiver.local_address().unwrap());

@@ -52,7 +52,9 @@ async fn an_idle_link_covers_and_mirrors_one_record_quickly() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let start = tokio::time::Instant::now();
         primary.send(1, number, 10_000);
-        primary.until(|p| p.complete.contains(&key(1, number)) && p.announced.contains(&key(1, number))).await;
+        primary
+            .until(|p| p.complete.contains(&key(1, number)) && p.announced.contains(&key(1, number)))
+            .await;
         // Nothing follows this record: its partial groups were flushed, it did not wait for later traffic, nor
         // for the mirror.
         assert_eq!(primary.mirrored.get(&1).copied().unwrap_or(0), number);

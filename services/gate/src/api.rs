@@ -138,6 +138,7 @@ impl Api {
         self.stop.send_replace(true);
         if timeout(grace, &mut self.accepting).await.is_err() {
             tracing::warn!(?grace, "some clients were not answered before the API stopped");
+            self.accepting.abort();
         }
         self.endpoint.close(CLOSE_STOPPING, STOPPING.as_bytes());
         // The peers may be gone; their acknowledgements are not worth waiting for.

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_code_none::NoCode;
 use parhelion_link_driver::{
-    CodeLookup, LinkCommand, LinkEvent, LinkStats, LinkTelemetry, MirrorAddresses, MirrorCommand, MirrorConfig,
-    MirrorDriver, MirrorEvent, MirrorSink, PrimaryConfig, PrimaryDriver, PrimarySink,
+    CodeLookup, LinkCommand, LinkEvent, LinkStats, LinkTelemetry, MirrorAddresses, MirrorCommand,
+    MirrorConfig, MirrorDriver, MirrorEvent, MirrorSink, PrimaryConfig, PrimaryDriver, PrimarySink,
 };
 use parhelion_plugin::ErasureCode;
 use parhelion_types::{Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Role, SiteId};
@@ -26,6 +26,7 @@ use parhelion_wire::link::{ChannelCountsV1, LogMarkV1};
 use tokio::sync::mpsc;
 
 pub use pki::Pki;
+#[allow(unused_imports, reason = "not every test has a path")]
 pub use relay::Relay;
 
 pub const PRIMARY_SITE: SiteId = SiteId(1);
@@ -213,8 +214,11 @@ impl MirrorSink for MirrorEvents {
                     }
                 }
                 MirrorEvent::Records(records) => {
-                    let marks: BTreeMap<u32, LogMarkV1> =
-                        records.into_iter().filter_map(|bytes| store.take(bytes)).map(|m| (m.log, m)).collect();
+                    let marks: BTreeMap<u32, LogMarkV1> = records
+                        .into_iter()
+                        .filter_map(|bytes| store.take(bytes))
+                        .map(|m| (m.log, m))
+                        .collect();
                     if !marks.is_empty() {
                         let _ = self.commands.send(MirrorCommand::Marks(marks.into_values().collect()));
                     }
@@ -259,7 +263,8 @@ impl Mirror {
     pub fn start_with(config: MirrorConfig, store: Arc<Mutex<Store>>) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         let pending = Arc::new(AtomicUsize::new(0));
-        let sink = MirrorEvents { store: store.clone(), commands: commands.clone(), pending: pending.clone() };
+        let sink =
+            MirrorEvents { store: store.clone(), commands: commands.clone(), pending: pending.clone() };
         let (addresses, stats) = MirrorDriver::start(config, receiver, Box::new(sink)).unwrap();
         Self { commands, addresses, stats, store, pending }
     }
@@ -275,7 +280,9 @@ impl Mirror {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
-        waited.await.unwrap_or_else(|_| panic!("the mirror did not get there in 20 s: {:?}", self.stats.all()));
+        waited
+            .await
+            .unwrap_or_else(|_| panic!("the mirror did not get there in 20 s: {:?}", self.stats.all()));
     }
 }
 

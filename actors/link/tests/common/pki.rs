@@ -55,8 +55,7 @@ impl Pki {
         certificate: CertificateDer<'static>,
         key: PrivateKeyDer<'static>,
     ) -> Arc<rustls::ServerConfig> {
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.roots(), provider()).build().unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(), provider()).build().unwrap();
         let config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -69,7 +68,8 @@ impl Pki {
     /// Refuses every certificate that was not issued for `role`.
     pub fn demand(role: Role) -> PeerCheck {
         Arc::new(move |certificate: &CertificateDer<'_>| {
-            let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+            let (_, certificate) =
+                X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
             let unit = certificate.subject().iter_organizational_unit().next();
             match unit.and_then(|unit| unit.as_str().ok()) {
                 Some(unit) if unit == role.name() => Ok(()),
