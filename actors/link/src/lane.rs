@@ -27,13 +27,6 @@ use crate::provisioned::Provisioned;
 use crate::timer::Clock;
 use crate::udp::{Packets, ReceiveBuffers, Socket, TrafficClass};
 
-/// Which of the two lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LaneKind {
-    Critical,
-    Bulk,
-}
-
 /// One lane.
 pub(crate) struct Lane {
     kind: LaneKind,
@@ -81,45 +74,10 @@ struct TooLarge;
 const CONNECTIONS_MAX: usize = 64;
 /// From this many on, a client must first show that it owns its address.
 const CONNECTIONS_UNVALIDATED_MAX: usize = CONNECTIONS_MAX / 2;
-/// Datagrams received and not yet taken; one batch from the kernel must fit.
-const DATAGRAM_RECEIVE_BYTES: usize = 8 << 20;
-/// Datagrams handed over and not yet packed; one burst of the largest datagrams must fit.
-const DATAGRAM_SEND_BYTES: usize = 8 << 20;
-/// Streams that a peer may open: one control or binding stream, and one to spare.
-const STREAMS_MAX: u32 = 2;
-/// Packets acknowledged at one go on the bulk lane. Nothing waits for those acknowledgements but QUIC's
-/// own bookkeeping, so the reverse path can be spared.
-const BULK_ACK_THRESHOLD: u32 = 40;
-/// Bound on how long such an acknowledgement waits.
-const BULK_ACK_DELAY: Duration = Duration::from_millis(20);
 /// Pause after a send that failed for want of memory, a route or an interface.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
 /// A pending ICMP error fails one send that has nothing to do with it; the next one tells the truth.
 const SEND_ATTEMPTS: usize = 2;
-
-impl LaneKind {
-    /// Tells lanes apart in the handshake, so that a wrong port is refused with a reason.
-    fn protocol(self) -> &'static [u8] {
-        match self {
-            Self::Critical => b"parhelion-critical/1",
-            Self::Bulk => b"parhelion-bulk/1",
-        }
-    }
-
-    fn class(self) -> TrafficClass {
-        match self {
-            Self::Critical => TrafficClass::Expedited,
-            Self::Bulk => TrafficClass::Assured,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Critical => "critical",
-            Self::Bulk => "bulk",
-        }
-    }
-}
 
 impl Lane {
     /// A lane for one outgoing connection.
@@ -435,20 +393,6 @@ impl Lane {
     }
 }
 
-/// Why an end closed a connection; the number that QUIC carries beside the reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum CloseCode {
-    /// Told to stop.
-    Stopped = 0,
-    /// The certificate or the session was refused.
-    Refused = 1,
-    /// The peer broke the protocol.
-    Protocol = 2,
-    /// The session ended on the other lane, or a newer one took its place.
-    SessionOver = 3,
-}
-
 impl Wire {
     /// Sends packets that are in `bytes`; whether the kernel took them. If not, they wait.
     fn send(&mut self, now: Time, from: ConnectionHandle, transmit: Transmit) -> Result<bool, TooLarge> {
@@ -515,42 +459,6 @@ impl Wire {
 
 /// What quinn itself offers to receive without being told.
 const DEFAULT_PAYLOAD_BYTES_MAX: u16 = 1472;
-
-fn transport(
-    kind: LaneKind,
-    congestion: Congestion,
-    config: &LaneConfig,
-) -> Result<TransportConfig, LinkError> {
-    let idle =
-        IdleTimeout::try_from(config.idle_timeout).map_err(|error| LinkError::Settings(error.to_string()))?;
-    // The critical lane carries little, and nothing may hold it up: it is never throttled.
-    let congestion: Arc<dyn ControllerFactory + Send + Sync> = match (kind, congestion) {
-        (LaneKind::Critical, _) | (_, Congestion::Provisioned) => Arc::new(Provisioned),
-        (LaneKind::Bulk, Congestion::Bbr) => Arc::new(BbrConfig::default()),
-        (LaneKind::Bulk, Congestion::Cubic) => Arc::new(CubicConfig::default()),
-    };
-    let mut transport = TransportConfig::default();
-    transport
-        .initial_mtu(config.payload_bytes())
-        .min_mtu(config.payload_bytes())
-        .mtu_discovery_config(None)
-        .max_idle_timeout(Some(idle))
-        .keep_alive_interval(Some(config.keep_alive()))
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
-        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BYTES))
-        .datagram_send_buffer_size(DATAGRAM_SEND_BYTES)
-        .congestion_controller_factory(congestion);
-    if kind == LaneKind::Bulk {
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(BULK_ACK_THRESHOLD))
-            .max_ack_delay(Some(BULK_ACK_DELAY))
-            // A gap is the code's business, not a reason to acknowledge.
-            .reordering_threshold(VarInt::from_u32(0));
-        transport.ack_frequency_config(Some(acks));
-    }
-    Ok(transport)
-}
 
 fn certificates(connection: &Connection) -> Vec<CertificateDer<'static>> {
     connection

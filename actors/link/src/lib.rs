@@ -34,6 +34,7 @@ mod session;
 mod stats;
 mod tcp;
 mod timer;
+mod transport;
 mod udp;
 
 pub use config::{CodeLookup, Congestion, LaneConfig, MirrorConfig, PeerCheck, PrimaryConfig, Transport};

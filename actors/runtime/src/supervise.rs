@@ -113,7 +113,11 @@ impl<A: Supervised + Actor<Context = Context<A>>> Shell<A> {
             self.panics.pop_front();
         }
         if self.panics.len() > self.policy.restarts_max {
-            tracing::error!(actor = self.name, panics = self.panics.len(), "actor panicked too often, giving up");
+            tracing::error!(
+                actor = self.name,
+                panics = self.panics.len(),
+                "actor panicked too often, giving up"
+            );
             (self.escalate)(self.name);
             return None;
         }

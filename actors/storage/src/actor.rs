@@ -536,10 +536,12 @@ impl Handler<BacklogRead> for StorageActor {
 fn log_event(event: &Event) {
     match event {
         Event::Overdue { key, asked } => {
-            tracing::warn!(log = %key.log, number = key.number, %asked, "append is overdue; its log's policy is to block");
+            let (log, number) = (key.log, key.number);
+            tracing::warn!(%log, number, %asked, "append is overdue; its log's policy is to block");
         }
         Event::Degraded { key, asked } => {
-            tracing::warn!(log = %key.log, number = key.number, %asked, "append was acknowledged below the level asked");
+            let (log, number) = (key.log, key.number);
+            tracing::warn!(%log, number, %asked, "append was acknowledged below the level asked");
         }
         Event::Spilled { log } => {
             tracing::info!(%log, "link buffer is full; the mirror is fed from the log's segments");
@@ -552,7 +554,7 @@ fn log_event(event: &Event) {
             tracing::error!(%log, mirror, here, "the mirror holds more of the log than this site; not feeding it");
         }
         Event::BacklogFailed { log, reason } => {
-            tracing::error!(%log, %reason, "the log cannot be read to feed the mirror; trying again in the next session");
+            tracing::error!(%log, %reason, "the log cannot be read to feed the mirror; trying in the next session");
         }
     }
 }

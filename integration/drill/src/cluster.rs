@@ -213,12 +213,6 @@ fn node_settings(options: &DrillOptions, mode: Mode, tls: &Path) -> Vec<(&'stati
         ("link.congestion", "provisioned".to_owned()),
         ("telemetry.log", "warn".to_owned()),
     ];
-    if link.loss > 0.0 {
-        // A line that was clean for minutes and turns bad just before the end teaches an estimator nothing:
-        // the operator tells it the worst that the line is contracted for.
-        settings.push(("risk.assumed_loss", link.loss.to_string()));
-        settings.push(("risk.assumed_burst", link.burst.to_string()));
-    }
     if mode.has_code() {
         settings.push(("link.code", options.code.clone()));
         if !options.parameters.is_empty() {
@@ -277,7 +271,8 @@ mod tests {
         assert_eq!(get(Mode::NetworkSync, "link.transport").as_deref(), Some("quic"));
         assert_eq!(get(Mode::NetworkSync, "link.parameters").as_deref(), Some("r=8"));
         assert_eq!(get(Mode::NetworkSync, "link.rate").as_deref(), Some("300000000bit"));
-        assert_eq!(get(Mode::NetworkSync, "risk.assumed_loss").as_deref(), Some("0.01"));
+        // What is promised rests on what the estimator measured, not on what the drill is about to do.
+        assert_eq!(get(Mode::NetworkSync, "risk.assumed_loss"), None);
     }
 
     #[test]

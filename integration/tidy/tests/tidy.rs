@@ -9,7 +9,7 @@ use parhelion_tidy::{Import, may_import};
 /// Longest Rust file: beyond it, it holds more than one noun.
 const FILE_LINES_MAX: usize = 800;
 /// Longest line of a Rust file; rustfmt keeps code at 110 and cannot break strings and comments.
-const LINE_COLUMNS_MAX: usize = 120;
+const LINE_COLUMNS_MAX: usize = 150;
 
 /// Text that must not be in the repository, and why. Written in two halves, so that this file may hold it.
 const BANNED: [(&str, &str, &str); 10] = [

@@ -49,11 +49,7 @@ impl Risk {
 
 impl fmt::Display for Risk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0.0 || self.0 == 1.0 {
-            write!(f, "{}", self.0)
-        } else {
-            write!(f, "{:.1e}", self.0)
-        }
+        if self.0 == 0.0 || self.0 == 1.0 { write!(f, "{}", self.0) } else { write!(f, "{:.1e}", self.0) }
     }
 }
 

@@ -99,7 +99,11 @@ impl Datagram {
     /// The datagram is too short, of another version, of an unknown kind, or covers nothing.
     pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
         if bytes.len() < DATAGRAM_HEADER_BYTES {
-            return Err(WireError::Short { what: "datagram", bytes: bytes.len(), min: DATAGRAM_HEADER_BYTES });
+            return Err(WireError::Short {
+                what: "datagram",
+                bytes: bytes.len(),
+                min: DATAGRAM_HEADER_BYTES,
+            });
         }
         if bytes[0] != VERSION {
             return Err(WireError::Version { kind: 0, version: u16::from(bytes[0]) });
@@ -156,8 +160,10 @@ mod tests {
 
     fn kinds() -> impl Strategy<Value = DatagramKind> {
         prop_oneof![
-            (any::<u64>(), any::<u64>()).prop_map(|(id, sent_micros)| DatagramKind::Source { id, sent_micros }),
-            (any::<u64>(), any::<u64>()).prop_map(|(id, sent_micros)| DatagramKind::Resent { id, sent_micros }),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(id, sent_micros)| DatagramKind::Source { id, sent_micros }),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(id, sent_micros)| DatagramKind::Resent { id, sent_micros }),
             (any::<u64>(), 1u16.., 1u16.., any::<u8>()).prop_map(|(first, stride, count, index)| {
                 DatagramKind::Repair { first, stride, count, index }
             }),

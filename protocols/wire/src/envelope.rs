@@ -74,7 +74,9 @@ pub enum WireError {
         what: &'static str,
     },
     /// A message this version does not speak.
-    #[error("message kind {kind} version {version} is not known here; the other side is newer or no Parhelion node")]
+    #[error(
+        "message kind {kind} version {version} is not known here; the other side is newer or no Parhelion node"
+    )]
     Version {
         /// The kind.
         kind: u16,
@@ -162,7 +164,11 @@ impl Envelope {
             correlation: u64_at(bytes, CORRELATION_AT),
         };
         let over = |what, bytes: u32, max: usize| {
-            if bytes as usize > max { Err(WireError::Long { what, bytes: bytes as usize, max }) } else { Ok(()) }
+            if bytes as usize > max {
+                Err(WireError::Long { what, bytes: bytes as usize, max })
+            } else {
+                Ok(())
+            }
         };
         over("message body", envelope.body_bytes, MESSAGE_BYTES_MAX)?;
         over("message payload", envelope.payload_bytes, PAYLOAD_BYTES_MAX)?;

@@ -19,5 +19,7 @@ pub mod symbol;
 pub use announcement::{ANNOUNCEMENT_BYTES, Announcement};
 pub use bytes_at::{crc32c, crc32c_of};
 pub use datagram::{DATAGRAM_HEADER_BYTES, Datagram, DatagramKind};
-pub use envelope::{Checked, ENVELOPE_BYTES, Envelope, Message, PAYLOAD_BYTES_MAX, WireError, encode_body, frame};
+pub use envelope::{
+    Checked, ENVELOPE_BYTES, Envelope, Message, PAYLOAD_BYTES_MAX, WireError, encode_body, frame,
+};
 pub use symbol::{SYMBOL_PREFIX_BYTES, SymbolPrefix};

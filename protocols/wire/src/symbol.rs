@@ -72,8 +72,12 @@ impl SymbolPrefix {
         if flags & !LAST != 0 {
             return Err(WireError::Invalid { what: "symbol flags" });
         }
-        let prefix =
-            Self { record: u64_at(symbol, 0), offset: u32_at(symbol, OFFSET_AT), length, last: flags == LAST };
+        let prefix = Self {
+            record: u64_at(symbol, 0),
+            offset: u32_at(symbol, OFFSET_AT),
+            length,
+            last: flags == LAST,
+        };
         Ok((prefix, data))
     }
 }
@@ -86,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_layout_is_frozen() {
-        let prefix = SymbolPrefix { record: 0x0807_0605_0403_0201, offset: 0x0c0b_0a09, length: 3, last: true };
+        let prefix =
+            SymbolPrefix { record: 0x0807_0605_0403_0201, offset: 0x0c0b_0a09, length: 3, last: true };
         let mut bytes = Vec::new();
         prefix.write(b"abc", &mut bytes);
         assert_eq!(bytes[..16], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 3, 0, 1, 0]);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use parhelion_gate::tls::CLIENT_PROTOCOL;
 use parhelion_gate::{
-    Answer, AppendRequest, Appended, CreateRequest, LogDigest, LogState, Promotion, Question, ReadRecord, Stretch,
-    quic,
+    Answer, AppendRequest, Appended, CreateRequest, LogDigest, LogState, Promotion, Question, ReadRecord,
+    Stretch, quic,
 };
 use parhelion_types::{Degrade, Error, ErrorKind, LogAddress, LogId, RequestId};
 use quinn::Endpoint;
@@ -56,15 +56,22 @@ impl Client {
     /// `Invalid`: the node refuses this client's certificate, or the node's cannot be trusted.
     /// `Unavailable`: there is no node at that address, or it does not answer in time.
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
-        let crypto = config.identity.quic_client(CLIENT_PROTOCOL).map_err(|error| Error::invalid(error.to_string()))?;
+        let crypto = config
+            .identity
+            .quic_client(CLIENT_PROTOCOL)
+            .map_err(|error| Error::invalid(error.to_string()))?;
         let transport = quic::transport(config.idle_timeout, Some(config.idle_timeout / 4))
             .map_err(|_| Error::invalid("the idle timeout is too long; give less than a year"))?;
         let mut quic = quinn::ClientConfig::new(crypto);
         quic.transport_config(Arc::new(transport));
-        let any: SocketAddr =
-            if config.address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        let endpoint = quic::endpoint(any, None, None)
-            .map_err(|error| Error::internal(format!("no UDP socket: {error}; check the limits of this process")))?;
+        let any: SocketAddr = if config.address.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        };
+        let endpoint = quic::endpoint(any, None, None).map_err(|error| {
+            Error::internal(format!("no UDP socket: {error}; check the limits of this process"))
+        })?;
         let link = Mutex::new(Link { session: None, failures: 0, not_before: Instant::now() });
         let next_correlation = AtomicU64::new(1);
         let client = Self { inner: Arc::new(Inner { config, quic, endpoint, link, next_correlation }) };
@@ -127,7 +134,9 @@ impl Client {
                 if parhelion_wire::crc32c(&record.payload) == record.digest {
                     Ok(record)
                 } else {
-                    let message = format!("append {address} of log {log} does not match its checksum; read it at the other site");
+                    let message = format!(
+                        "append {address} of log {log} does not match its checksum; read it at the other site"
+                    );
                     Err(Error::new(ErrorKind::Corrupt, message))
                 }
             }
@@ -158,7 +167,9 @@ impl Client {
                 return Err(Error::internal("a list of logs was answered with something else; report it"));
             };
             // Pages may be of any size, so only an empty one is the last. Their numbers must rise, or this never ends.
-            let Some(last) = page.last().map(|log| log.log).filter(|last| *last >= from) else { return Ok(all) };
+            let Some(last) = page.last().map(|log| log.log).filter(|last| *last >= from) else {
+                return Ok(all);
+            };
             all.extend(page);
             let Some(next) = last.0.checked_add(1) else { return Ok(all) };
             from = LogId(next);
@@ -287,7 +298,10 @@ impl Client {
         let opening = Session::open(endpoint, quic.clone(), config.address);
         let opened = timeout(config.connect_timeout, opening).await.unwrap_or_else(|_| {
             let Self { inner } = self;
-            Err(Lost::Gone(format!("{} did not answer within {:?}", inner.config.address, config.connect_timeout)))
+            Err(Lost::Gone(format!(
+                "{} did not answer within {:?}",
+                inner.config.address, config.connect_timeout
+            )))
         });
         match opened {
             Ok(session) => {
@@ -297,7 +311,8 @@ impl Client {
                 Ok(session)
             }
             Err(lost) => {
-                let pause = config.backoff_min.saturating_mul(1 << link.failures.min(16)).min(config.backoff_max);
+                let pause =
+                    config.backoff_min.saturating_mul(1 << link.failures.min(16)).min(config.backoff_max);
                 link.failures = link.failures.saturating_add(1);
                 link.not_before = Instant::now() + jittered(pause);
                 tracing::debug!(%lost, ?pause, "could not connect");

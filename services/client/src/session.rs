@@ -54,10 +54,16 @@ const PROOF: u64 = 0;
 impl Session {
     /// Connects, and makes sure that the node takes this client: TLS tells a client that it is connected before
     /// the node has seen its certificate, so only an answer proves it.
-    pub(crate) async fn open(endpoint: &Endpoint, config: ClientConfig, address: SocketAddr) -> Result<Self, Lost> {
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        config: ClientConfig,
+        address: SocketAddr,
+    ) -> Result<Self, Lost> {
         let connecting = endpoint.connect_with(config, address, SERVER_NAME);
         let connecting = connecting.map_err(|error| {
-            Lost::Refused(Error::invalid(format!("cannot connect to {address}: {error}; give another address")))
+            Lost::Refused(Error::invalid(format!(
+                "cannot connect to {address}: {error}; give another address"
+            )))
         })?;
         let connection = connecting.await.map_err(|error| lost(address, &error))?;
         let (send, receive) = connection.open_bi().await.map_err(|error| lost(address, &error))?;
@@ -68,7 +74,8 @@ impl Session {
         tokio::spawn(read_answers(connection.clone(), receive, waiting.clone()));
         let session = Self { connection, outgoing, waiting };
         // No log has this number, so the answer is short.
-        let (head, payload) = Question::List { from: LogId(u32::MAX) }.to_frame(PROOF).map_err(Lost::Refused)?;
+        let (head, payload) =
+            Question::List { from: LogId(u32::MAX) }.to_frame(PROOF).map_err(Lost::Refused)?;
         session.ask(PROOF, head, payload).await?.map_err(Lost::Refused)?;
         Ok(session)
     }
@@ -165,7 +172,8 @@ async fn read_answers(connection: Connection, mut receive: RecvStream, waiting: 
             Ok(None) => break Lost::Gone(format!("the node at {address} is stopping")),
             Err(StreamError::Frame { error, .. }) => {
                 connection.close(CLOSE_PROTOCOL, error.to_string().as_bytes());
-                let message = format!("what {address} answers is not the protocol: {error}; check the address");
+                let message =
+                    format!("what {address} answers is not the protocol: {error}; check the address");
                 break Lost::Refused(Error::internal(message));
             }
             Err(error) => {
@@ -192,10 +200,12 @@ fn lost(address: SocketAddr, error: &ConnectionError) -> Lost {
                 _ => Lost::Gone(format!("the node at {address} closed the connection: {reason}")),
             }
         }
-        ConnectionError::ConnectionClosed(close) if is_crypto(u64::from(close.error_code)) => refused(format!(
-            "the node at {address} refused this client's certificate: {}; use one that its authority has issued",
-            String::from_utf8_lossy(&close.reason)
-        )),
+        ConnectionError::ConnectionClosed(close) if is_crypto(u64::from(close.error_code)) => {
+            refused(format!(
+                "the node at {address} refused this client's certificate: {}; use one that its authority has issued",
+                String::from_utf8_lossy(&close.reason)
+            ))
+        }
         ConnectionError::TransportError(error) if is_crypto(u64::from(error.code)) => refused(format!(
             "the certificate of the node at {address} cannot be trusted: {}; use the authority that issued it",
             error.reason
@@ -207,4 +217,3 @@ fn lost(address: SocketAddr, error: &ConnectionError) -> Lost {
 fn is_crypto(code: u64) -> bool {
     CRYPTO_ERRORS.contains(&code)
 }
-

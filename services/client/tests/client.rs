@@ -89,7 +89,10 @@ async fn every_call_makes_its_round_trip() {
     assert_eq!(digest.digest, *blake3::hash(b"one order").as_bytes());
     assert_eq!(client.promote(true).await.unwrap().logs, 1);
     let error = client.stat(LogId(9)).await.unwrap_err();
-    assert_eq!((error.kind(), error.message()), (ErrorKind::Invalid, "log 9 does not exist; create it first"));
+    assert_eq!(
+        (error.kind(), error.message()),
+        (ErrorKind::Invalid, "log 9 does not exist; create it first")
+    );
     client.close().await;
 }
 
@@ -155,7 +158,10 @@ async fn a_refused_certificate_is_explained() {
     assert!(error.message().contains("client or admin"), "{error}");
     // Another authority: the client does not trust the node.
     let error = Client::connect(config(address, theirs.path(), "client")).await.unwrap_err();
-    assert!(error.message().contains("cannot be trusted") && error.message().contains("UnknownIssuer"), "{error}");
+    assert!(
+        error.message().contains("cannot be trusted") && error.message().contains("UnknownIssuer"),
+        "{error}"
+    );
     // A certificate of another authority, while trusting ours: the node does not trust the client.
     let [certificate, key] = ["client.pem", "client.key"].map(|file| theirs.path().join(file));
     let mixed = Identity::load(&ours.path().join("ca.pem"), &certificate, &key).unwrap();

@@ -9,8 +9,8 @@ use parhelion_types::{
 };
 use parhelion_wire::client::{
     AppendedV1, ArchivedEntryV1, ArchivedLogStateV1, ArchivedMissingV1, ArchivedStageV1, CreatedV1, DigestV1,
-    EntriesV1, EntryV1, FailureV1, FreedV1, LogStateV1, LogsV1, MissingV1, NodeStateV1, PromotedV1, ReadBytesV1,
-    StageV1,
+    EntriesV1, EntryV1, FailureV1, FreedV1, LogStateV1, LogsV1, MissingV1, NodeStateV1, PromotedV1,
+    ReadBytesV1, StageV1,
 };
 use parhelion_wire::{Checked, Envelope, Message, WireError, frame};
 
@@ -30,7 +30,9 @@ pub const MISSING_MAX: usize = 10_000;
 const NODE: &str = "the node's answer";
 /// Bytes of a message for what is not a table.
 const REST_BYTES: usize = 1024;
-const _: () = assert!(LOGS_PAGE * (size_of::<ArchivedLogStateV1>() + LOG_NAME_BYTES_MAX) + REST_BYTES <= MESSAGE_BYTES_MAX);
+const _: () = assert!(
+    LOGS_PAGE * (size_of::<ArchivedLogStateV1>() + LOG_NAME_BYTES_MAX) + REST_BYTES <= MESSAGE_BYTES_MAX
+);
 const _: () = assert!(ENTRIES_PAGE * size_of::<ArchivedEntryV1>() + REST_BYTES <= MESSAGE_BYTES_MAX);
 const _: () = assert!(MISSING_MAX * size_of::<ArchivedMissingV1>() + REST_BYTES <= MESSAGE_BYTES_MAX);
 
@@ -97,7 +99,8 @@ impl Answer {
                 (frame(&message, &none, correlation), none)
             }
         };
-        let head = head.map_err(|error| Error::internal(format!("the answer cannot be sent: {error}; report it")))?;
+        let head =
+            head.map_err(|error| Error::internal(format!("the answer cannot be sent: {error}; report it")))?;
         Ok((head, payload))
     }
 
@@ -122,12 +125,22 @@ impl Answer {
                 let message = read::<ReadBytesV1>(NODE, envelope, body)?;
                 let message = message.get();
                 let digest = message.digest.to_native();
-                Ok(Self::Record(ReadRecord { payload, digest, time: SourceTime(message.time_micros.to_native()) }))
+                Ok(Self::Record(ReadRecord {
+                    payload,
+                    digest,
+                    time: SourceTime(message.time_micros.to_native()),
+                }))
             }
-            FreedV1::KIND => Ok(Self::Freed(LogId(read::<FreedV1>(NODE, envelope, body)?.get().log.to_native()))),
-            LogsV1::KIND => {
-                read::<LogsV1>(NODE, envelope, body)?.get().logs.iter().map(read_log).collect::<Result<_, _>>().map(Self::Logs)
+            FreedV1::KIND => {
+                Ok(Self::Freed(LogId(read::<FreedV1>(NODE, envelope, body)?.get().log.to_native())))
             }
+            LogsV1::KIND => read::<LogsV1>(NODE, envelope, body)?
+                .get()
+                .logs
+                .iter()
+                .map(read_log)
+                .collect::<Result<_, _>>()
+                .map(Self::Logs),
             EntriesV1::KIND => {
                 let message = read::<EntriesV1>(NODE, envelope, body)?;
                 let message = message.get();

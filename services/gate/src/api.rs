@@ -112,7 +112,11 @@ impl Api {
     ///
     /// # Errors
     /// The address cannot be bound, or the certificate cannot be used.
-    pub fn start(config: ApiConfig, identity: &Identity, backend: Arc<dyn Backend>) -> Result<Self, ApiError> {
+    pub fn start(
+        config: ApiConfig,
+        identity: &Identity,
+        backend: Arc<dyn Backend>,
+    ) -> Result<Self, ApiError> {
         let mut server = ServerConfig::with_crypto(identity.quic_server(CLIENT_PROTOCOL)?);
         let transport = quic::transport(config.idle_timeout, None)
             .map_err(|_| ApiError::IdleTimeout(config.idle_timeout))?;
@@ -249,9 +253,11 @@ async fn serve(
 
 /// Whether the client is an admin; an error if it is no client at all.
 fn access(connection: &Connection) -> Result<bool, String> {
-    let chain = connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'_>>>().ok());
+    let chain =
+        connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'_>>>().ok());
     let certificate = chain.as_deref().and_then(|chain| chain.first());
-    let certificate = certificate.ok_or("no certificate was shown; show one with the role client or admin")?;
+    let certificate =
+        certificate.ok_or("no certificate was shown; show one with the role client or admin")?;
     let roles = tls::require_role(certificate, &[Role::Client, Role::Admin])?;
     Ok(roles.contains(&Role::Admin))
 }
@@ -353,7 +359,9 @@ async fn ask_safely(backend: &dyn Backend, question: Question) -> Result<Answer,
     let name = question.name();
     AssertUnwindSafe(ask(backend, question)).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(question = name, "the backend panicked");
-        Err(Error::internal(format!("{name}: the node failed at it, and the outcome is unknown; see the node's log")))
+        Err(Error::internal(format!(
+            "{name}: the node failed at it, and the outcome is unknown; see the node's log"
+        )))
     })
 }
 

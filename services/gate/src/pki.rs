@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use parhelion_types::{Role, SiteId};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 
 use crate::tls::{AUTHORITY_FILE, ROLE_URI, SERVER_NAME};
@@ -115,7 +115,8 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Vec<PathBuf>, Pki
 }
 
 fn subjects(options: &InitOptions) -> Vec<Subject> {
-    let mut subjects: Vec<_> = options.sites.iter().map(|site| Subject::node(*site, &options.names)).collect();
+    let mut subjects: Vec<_> =
+        options.sites.iter().map(|site| Subject::node(*site, &options.names)).collect();
     for (name, role) in [("client", Role::Client), ("admin", Role::Admin)] {
         subjects.push(Subject { name: name.to_owned(), roles: vec![role], names: Vec::new() });
     }
@@ -209,9 +210,8 @@ impl Authority {
 }
 
 fn alternative_names(subject: &Subject) -> Result<Vec<SanType>, rcgen::Error> {
-    let roles = subject.roles.iter().map(|role| {
-        Ia5String::try_from(format!("{ROLE_URI}{role}")).map(SanType::URI)
-    });
+    let roles =
+        subject.roles.iter().map(|role| Ia5String::try_from(format!("{ROLE_URI}{role}")).map(SanType::URI));
     let names = subject.names.iter().map(|name| match name.parse::<IpAddr>() {
         Ok(address) => Ok(SanType::IpAddress(address)),
         Err(_) => Ia5String::try_from(name.as_str()).map(SanType::DnsName),

@@ -86,8 +86,14 @@ impl Question {
         const SMALL: usize = 64 << 10;
         match self {
             Self::Read { .. } => APPEND_BYTES_MAX + SMALL,
-            Self::List { .. } | Self::Scan { .. } | Self::Status { .. } | Self::Promote { .. } => MESSAGE_BYTES_MAX,
-            Self::Create(_) | Self::Append(_) | Self::Free { .. } | Self::Stat { .. } | Self::Digest { .. } => SMALL,
+            Self::List { .. } | Self::Scan { .. } | Self::Status { .. } | Self::Promote { .. } => {
+                MESSAGE_BYTES_MAX
+            }
+            Self::Create(_)
+            | Self::Append(_)
+            | Self::Free { .. }
+            | Self::Stat { .. }
+            | Self::Digest { .. } => SMALL,
         }
     }
 
@@ -153,8 +159,9 @@ impl Question {
                 let message = message.get();
                 let create = CreateRequest {
                     name: message.name.as_str().to_owned(),
-                    degrade: Degrade::from_code(message.degrade)
-                        .ok_or_else(|| unknown("create", "degrade policy", message.degrade, "0 block, 1 degrade, 2 fail"))?,
+                    degrade: Degrade::from_code(message.degrade).ok_or_else(|| {
+                        unknown("create", "degrade policy", message.degrade, "0 block, 1 degrade, 2 fail")
+                    })?,
                     request: RequestId(message.request.to_native()),
                 };
                 create.check()?;
@@ -207,7 +214,10 @@ impl Question {
             }
             kind => {
                 let error = WireError::Version { kind, version: envelope.version };
-                return Err(Error::new(ErrorKind::Unsupported, format!("{error}; use the same release at both ends")));
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("{error}; use the same release at both ends"),
+                ));
             }
         })
     }
@@ -238,8 +248,9 @@ fn read_append(message: &Checked<AppendV1>, payload: Bytes) -> Result<AppendRequ
     Ok(AppendRequest {
         log,
         payload,
-        durability: Durability::from_code(message.durability)
-            .ok_or_else(|| unknown(&what(), "durability", message.durability, "0 local, 1 network, 2 remote"))?,
+        durability: Durability::from_code(message.durability).ok_or_else(|| {
+            unknown(&what(), "durability", message.durability, "0 local, 1 network, 2 remote")
+        })?,
         max_risk: Risk::asked(message.max_risk.to_native())
             .map_err(|error| Error::invalid(format!("{}: max_risk: {error}", what())))?,
         deadline: (deadline != 0).then(|| Duration::from_micros(deadline)),

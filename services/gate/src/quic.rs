@@ -39,7 +39,10 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 ///
 /// # Errors
 /// `idle` is longer than QUIC can say (about 4.6e18 milliseconds).
-pub fn transport(idle: Duration, keep_alive: Option<Duration>) -> Result<TransportConfig, quinn::VarIntBoundsExceeded> {
+pub fn transport(
+    idle: Duration,
+    keep_alive: Option<Duration>,
+) -> Result<TransportConfig, quinn::VarIntBoundsExceeded> {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD_BYTES_MAX);
     let mut transport = TransportConfig::default();
@@ -64,7 +67,11 @@ pub fn transport(idle: Duration, keep_alive: Option<Duration>) -> Result<Transpo
 ///
 /// # Errors
 /// The address cannot be bound.
-pub fn endpoint(bind: SocketAddr, server: Option<ServerConfig>, secret: Option<&[u8]>) -> io::Result<Endpoint> {
+pub fn endpoint(
+    bind: SocketAddr,
+    server: Option<ServerConfig>,
+    secret: Option<&[u8]>,
+) -> io::Result<Endpoint> {
     let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, Some(Protocol::UDP))?;
     // Best effort: the kernel's limits hold, and smaller buffers cost throughput, not correctness.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);

@@ -63,7 +63,8 @@ pub enum TlsError {
 }
 
 /// Makes missing files known to be makeable.
-const REMEDY_MISSING: &str = "make one with `parhelion pki init DIRECTORY`, or give the directory that has it";
+const REMEDY_MISSING: &str =
+    "make one with `parhelion pki init DIRECTORY`, or give the directory that has it";
 const REMEDY_CONTENT: &str = "give the PEM file that `parhelion pki init` wrote";
 
 impl Identity {
@@ -86,8 +87,8 @@ impl Identity {
             roots.add(root).map_err(|error| content(authority, error.to_string()))?;
         }
         warn_if_others_can_read(key);
-        let key_der =
-            PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| content(key, format!("no private key: {error}")))?;
+        let key_der = PrivateKeyDer::from_pem_slice(&read(key)?)
+            .map_err(|error| content(key, format!("no private key: {error}")))?;
         Ok(Self {
             source: certificate.to_owned(),
             chain: certificates(certificate)?,
@@ -196,12 +197,14 @@ pub fn require_role(certificate: &CertificateDer<'_>, wanted: &[Role]) -> Result
     if wanted.iter().any(|role| roles.contains(role)) {
         return Ok(roles);
     }
-    let list = |roles: &mut dyn Iterator<Item = &Role>| {
-        roles.map(|role| role.name()).collect::<Vec<_>>().join(", ")
-    };
-    let has = if roles.is_empty() { "no role".to_owned() } else { format!("the role {}", list(&mut roles.iter())) };
+    let list =
+        |roles: &mut dyn Iterator<Item = &Role>| roles.map(|role| role.name()).collect::<Vec<_>>().join(", ");
+    let has =
+        if roles.is_empty() { "no role".to_owned() } else { format!("the role {}", list(&mut roles.iter())) };
     let takes = list(&mut wanted.iter()).replace(", ", " or ");
-    Err(format!("the certificate was issued for {has}, and this takes {takes}; use one that was issued for it"))
+    Err(format!(
+        "the certificate was issued for {has}, and this takes {takes}; use one that was issued for it"
+    ))
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

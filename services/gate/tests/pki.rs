@@ -88,8 +88,10 @@ fn connect(
     client: &str,
     name: &'static str,
 ) -> Result<String, String> {
-    let server = Arc::new(Identity::load_from(node_pki, node).unwrap().server_config(&[LINK_PROTOCOL]).unwrap());
-    let client = Arc::new(Identity::load_from(client_pki, client).unwrap().client_config(&[LINK_PROTOCOL]).unwrap());
+    let server =
+        Arc::new(Identity::load_from(node_pki, node).unwrap().server_config(&[LINK_PROTOCOL]).unwrap());
+    let client =
+        Arc::new(Identity::load_from(client_pki, client).unwrap().client_config(&[LINK_PROTOCOL]).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serving = thread::spawn(move || -> Result<(), String> {
@@ -97,7 +99,8 @@ fn connect(
         let mut stream = StreamOwned::new(connection, listener.accept().unwrap().0);
         let mut hello = [0; 5];
         stream.read_exact(&mut hello).map_err(|error| error.to_string())?;
-        let roles = tls::require_role(&stream.conn.peer_certificates().unwrap()[0], &[Role::Link, Role::Client])?;
+        let roles =
+            tls::require_role(&stream.conn.peer_certificates().unwrap()[0], &[Role::Link, Role::Client])?;
         write!(stream, "{roles:?}").map_err(|error| error.to_string())
     });
     let dialled = (|| {

@@ -16,9 +16,7 @@ use parhelion_gate::{
     Answer, Api, ApiConfig, AppendRequest, Backend, Budget, CreateRequest, Identity, Question,
 };
 use parhelion_types::limits::APPEND_BYTES_MAX;
-use parhelion_types::{
-    Degrade, Durability, Error, ErrorKind, LogId, RequestId, Risk, TraceContext,
-};
+use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogId, RequestId, Risk, TraceContext};
 use parhelion_wire::PAYLOAD_BYTES_MAX;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 
@@ -79,7 +77,11 @@ impl Raw {
 }
 
 fn create(name: &str) -> Question {
-    Question::Create(CreateRequest { name: name.to_owned(), degrade: Degrade::Block, request: RequestId::NONE })
+    Question::Create(CreateRequest {
+        name: name.to_owned(),
+        degrade: Degrade::Block,
+        request: RequestId::NONE,
+    })
 }
 
 fn append(payload: Bytes, durability: Durability) -> Question {
@@ -198,7 +200,9 @@ async fn a_frame_over_the_limit_is_answered_before_the_connection_ends() {
     let error = answer.unwrap_err();
     assert_eq!((correlation, error.kind()), (9, ErrorKind::Invalid));
     assert!(error.message().contains(&format!("over the limit of {PAYLOAD_BYTES_MAX}")), "{error}");
-    let ConnectionError::ApplicationClosed(close) = client.connection.closed().await else { panic!("not closed") };
+    let ConnectionError::ApplicationClosed(close) = client.connection.closed().await else {
+        panic!("not closed")
+    };
     assert_eq!(close.error_code, CLOSE_PROTOCOL);
 }
 
@@ -235,10 +239,15 @@ async fn roles_decide() {
 
     // A node is no client.
     let node = connect(&site, "node-2").await.unwrap();
-    let ConnectionError::ApplicationClosed(close) = node.connection.closed().await else { panic!("not closed") };
+    let ConnectionError::ApplicationClosed(close) = node.connection.closed().await else {
+        panic!("not closed")
+    };
     assert_eq!(close.error_code, CLOSE_REFUSED);
     let reason = String::from_utf8_lossy(&close.reason).into_owned();
-    assert!(reason.contains("role link, metadata, storage") && reason.contains("client or admin"), "{reason}");
+    assert!(
+        reason.contains("role link, metadata, storage") && reason.contains("client or admin"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -246,7 +255,8 @@ async fn without_a_certificate_nobody_is_served() {
     let site = start();
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(site.pki.path().join("ca.pem")).unwrap();
-    let certificates = <rustls_pki_types::CertificateDer as rustls_pki_types::pem::PemObject>::pem_slice_iter(&pem);
+    let certificates =
+        <rustls_pki_types::CertificateDer as rustls_pki_types::pem::PemObject>::pem_slice_iter(&pem);
     roots.add_parsable_certificates(certificates.map(Result::unwrap));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -256,10 +266,11 @@ async fn without_a_certificate_nobody_is_served() {
         .with_no_client_auth();
     tls.alpn_protocols = vec![CLIENT_PROTOCOL.to_vec()];
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let error = match connect_with(site.api.local_address().unwrap(), ClientConfig::new(Arc::new(crypto))).await {
-        Ok(raw) => raw.connection.closed().await,
-        Err(error) => error,
-    };
+    let error =
+        match connect_with(site.api.local_address().unwrap(), ClientConfig::new(Arc::new(crypto))).await {
+            Ok(raw) => raw.connection.closed().await,
+            Err(error) => error,
+        };
     assert!(matches!(error, ConnectionError::ConnectionClosed(_)), "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
 }
@@ -287,7 +298,8 @@ async fn stopping_answers_what_was_asked() {
         result.unwrap();
         stopping.await.unwrap();
         let config = ApiConfig::new("127.0.0.1:0".parse().unwrap());
-        let api = Api::start(config, &Identity::load_from(pki.path(), "node-1").unwrap(), site.clone()).unwrap();
+        let api =
+            Api::start(config, &Identity::load_from(pki.path(), "node-1").unwrap(), site.clone()).unwrap();
         Site { site, pki, in_flight, api }
     };
     assert_eq!(site.stat(LogId(1)).await.unwrap().records, 2);

@@ -8,8 +8,8 @@ use parhelion_actor_runtime::{Clock, Gate};
 use parhelion_estimator::Belief;
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CreateRequest, Entry, EntryKind, LogDigest, LogState, Missing, Promotion,
-    ReadRecord, Stage, Stretch,
+    AppendRequest, Appended, Backend, CreateRequest, Entry, EntryKind, LogDigest, LogState, Missing,
+    Promotion, ReadRecord, Stage, Stretch,
 };
 use parhelion_log::{RecordKind, Tail};
 use parhelion_metadata::{CreateLog, ForgetLog, MetadataActor};
@@ -117,7 +117,8 @@ impl NodeBackend {
         match status {
             SiteStatus::Primary { linked, unconfirmed_bytes, logs } => {
                 let lag = |log: &parhelion_mirror::LogStatus| {
-                    let seconds = log.oldest_unmirrored.map_or(0.0, |at| now.saturating_sub(at.0) as f64 / 1e6);
+                    let seconds =
+                        log.oldest_unmirrored.map_or(0.0, |at| now.saturating_sub(at.0) as f64 / 1e6);
                     json!({
                         "log": log.log.0, "name": log.name, "epoch": log.epoch, "degrade": log.degrade.name(),
                         "records": log.records, "durable": log.durable, "mirrored": log.mirrored,
@@ -147,20 +148,29 @@ impl NodeBackend {
 
     fn latency_status(&self) -> Value {
         let f = self.mirroring.figures();
-        json!({ "count": f.count, "min": f.min, "p50": f.p50, "p99": f.p99, "max": f.max, "mean": f.mean, "stddev": f.stddev })
+        json!({
+            "count": f.count, "min": f.min, "p50": f.p50, "p99": f.p99, "max": f.max, "mean": f.mean,
+            "stddev": f.stddev,
+        })
     }
 
     fn channel_status(&self) -> Value {
         let Some(belief) = &self.belief else { return Value::Null };
         let belief = belief.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let channel = |c: &parhelion_plugin::Channel| {
-            json!({ "loss": c.loss, "burst": 1.0 / c.bad_to_good.max(1e-9), "loss_in_bad": c.loss_in_bad, "confidence": c.confidence })
+            json!({
+                "loss": c.loss, "burst": 1.0 / c.bad_to_good.max(1e-9), "loss_in_bad": c.loss_in_bad,
+                "confidence": c.confidence,
+            })
         };
         let horizons: Vec<Value> = belief
             .horizons
             .iter()
             .map(|h| {
-                json!({ "horizon": h.name, "packets": h.packets, "lost": h.lost, "bursts": h.bursts, "counts": h.counts, "bounds": channel(&h.channel) })
+                json!({
+                    "horizon": h.name, "packets": h.packets, "lost": h.lost, "bursts": h.bursts,
+                    "counts": h.counts, "bounds": channel(&h.channel),
+                })
             })
             .collect();
         json!({ "bounds": channel(&belief.channel), "horizons": horizons })
@@ -189,7 +199,8 @@ impl Backend for NodeBackend {
     fn append(&self, request: AppendRequest) -> Later<'_, Appended> {
         async move {
             request.check()?;
-            let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } = request;
+            let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } =
+                request;
             let credit = self.gate.enter(payload.len()).await;
             let acked = self
                 .ask(|answer| Request::Append {
@@ -215,7 +226,7 @@ impl Backend for NodeBackend {
             let record = self.read_store(move |store| store.read(log, address)).await?;
             let header = record.header;
             if header.kind != RecordKind::Append {
-                return Err(Error::invalid(format!("log {log} has no append at {address}; it has another record there")));
+                return Err(no_append(log, address));
             }
             if self.is_freed(log, header.number).await? {
                 return Err(Error::invalid(format!("the append at {address} of log {log} was freed")));
@@ -229,7 +240,7 @@ impl Backend for NodeBackend {
         async move {
             let record = self.read_store(move |store| store.read(log, address)).await?;
             if record.header.kind != RecordKind::Append {
-                return Err(Error::invalid(format!("log {log} has no append at {address}; it has another record there")));
+                return Err(no_append(log, address));
             }
             let number = record.header.number;
             if self.is_freed(log, number).await? {
@@ -295,7 +306,10 @@ impl Backend for NodeBackend {
             Ok(json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "site": self.site,
-                "duty": match status { SiteStatus::Mirror { .. } => "mirror", SiteStatus::Primary { .. } if self.duty == "mirror" => "promoted", _ => self.duty },
+                "duty": match status {
+                    SiteStatus::Primary { .. } if self.duty == "mirror" => "promoted",
+                    _ => self.duty,
+                },
                 "logs": self.status_of(&status),
                 "link": figures,
                 "channel": self.channel_status(),
@@ -393,11 +407,17 @@ fn store_error(error: StoreError) -> Error {
     Error::new(kind, error.to_string())
 }
 
+fn no_append(log: LogId, address: LogAddress) -> Error {
+    Error::invalid(format!("log {log} has no append at {address}; it has another record there"))
+}
+
 fn unknown_log(log: LogId) -> Error {
     Error::invalid(format!("log {log} does not exist at this site; `parhelion log list` shows those that do"))
 }
 
 fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "this node is shutting down; retry at another node, with the same request id")
+    Error::new(
+        ErrorKind::Closed,
+        "this node is shutting down; retry at another node, with the same request id",
+    )
 }
-

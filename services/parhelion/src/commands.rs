@@ -60,12 +60,13 @@ pub fn config(command: ConfigCommand) -> Result<(), Failure> {
             let layered = load(&settings)?;
             let rows = layered.effective;
             if json {
-                let entry = |row: &settings::Effective| {
-                    json!({ "key": row.key, "value": row.value, "origin": row.origin })
-                };
+                let entry = |row: &settings::Effective| json!({ "key": row.key, "value": row.value, "origin": row.origin });
                 print_json(&Value::Array(rows.iter().map(entry).collect()));
             } else if effective {
-                print_table(["setting", "value", "from"], rows.into_iter().map(|r| [r.key, r.value, r.origin]));
+                print_table(
+                    ["setting", "value", "from"],
+                    rows.into_iter().map(|r| [r.key, r.value, r.origin]),
+                );
             } else {
                 print_table(["setting", "value"], rows.into_iter().map(|r| [r.key, r.value]));
             }
@@ -230,7 +231,10 @@ async fn promote(server: &ServerArgs, dry_run: bool, yes: bool) -> Result<Exit, 
             let row = |m: &parhelion_gate::Missing| {
                 [m.log.to_string(), m.address.to_string(), m.length.to_string(), m.request.to_string()]
             };
-            print_table(["log", "address", "bytes", "request"], found.missing.iter().take(MISSING_SHOWN).map(row));
+            print_table(
+                ["log", "address", "bytes", "request"],
+                found.missing.iter().take(MISSING_SHOWN).map(row),
+            );
             if found.missing.len() > MISSING_SHOWN {
                 println!("... and {} more; --json lists them", found.missing_count as usize - MISSING_SHOWN);
             }
@@ -275,7 +279,8 @@ pub fn drill(arguments: DrillArgs) -> Result<Exit, Failure> {
     let report = parhelion_drill::run(drill_options(arguments)?).map_err(Failure::new)?;
     println!("{}", report.table());
     if let Some(path) = json_file {
-        std::fs::write(&path, report.to_json()).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+        std::fs::write(&path, report.to_json())
+            .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     }
     Ok(if report.is_faulty() { Exit::Found } else { Exit::Done })
 }
@@ -371,7 +376,12 @@ fn show_status(status: &Value) {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    println!("site {}, {}, version {}", text(&status["site"]), text(&status["duty"]), text(&status["version"]));
+    println!(
+        "site {}, {}, version {}",
+        text(&status["site"]),
+        text(&status["duty"]),
+        text(&status["version"])
+    );
     if let Some(linked) = status["logs"]["linked"].as_bool() {
         println!("link {}", if linked { "up" } else { "down" });
     }

@@ -143,4 +143,3 @@ impl MirrorSink for MirrorLinkSink {
         self.pending.get()
     }
 }
-

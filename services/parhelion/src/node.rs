@@ -153,7 +153,8 @@ impl Node {
                     bound: Some(bound),
                     pending,
                 })?;
-                let bound = wait.recv().map_err(|_| Failure::new("the link's driver ended before it began"))?;
+                let bound =
+                    wait.recv().map_err(|_| Failure::new("the link's driver ended before it began"))?;
                 link_addresses = Some(bound.map_err(Failure::new)?);
             }
             Duty::Mirror | Duty::Single => {}
@@ -263,7 +264,8 @@ fn open_store(
 
 fn report_recovery(recovered: &[RecoveredLog], site: SiteState, is_mirror: bool) {
     for log in recovered.iter().filter(|log| log.torn) {
-        tracing::warn!(log = %log.log, end = %log.tail.next_address(), "dropped a record that was being written when the node died; it was never acknowledged");
+        let end = log.tail.next_address();
+        tracing::warn!(log = %log.log, %end, "dropped a record that was being written; nobody was told of it");
     }
     tracing::info!(logs = recovered.len(), epoch = %site.epoch, is_mirror, "recovered");
 }
@@ -283,12 +285,7 @@ fn remember_promotion(store: Arc<Store>) -> Box<dyn Fn(parhelion_types::Epoch) -
 }
 
 /// Starts a supervised actor on an arbiter and waits for its address.
-fn start_on<A, F>(
-    arbiter: &Arbiter,
-    name: &'static str,
-    policy: Policy,
-    make: F,
-) -> Result<Addr<A>, Failure>
+fn start_on<A, F>(arbiter: &Arbiter, name: &'static str, policy: Policy, make: F) -> Result<Addr<A>, Failure>
 where
     A: Supervised + Actor<Context = Context<A>> + Unpin,
     F: FnOnce() -> A + Send + 'static,
@@ -376,12 +373,15 @@ fn primary_driver_config(
 ) -> Result<PrimaryConfig, Failure> {
     let link = &settings.link;
     let address = |key: &str, text: &str| {
-        text.parse::<SocketAddr>().map_err(|_| Failure::new(format!("setting {key} is {text:?}: give an address such as 192.0.2.7:7411")))
+        let wrong =
+            |_| Failure::new(format!("setting {key} is {text:?}: give an address such as 192.0.2.7:7411"));
+        text.parse::<SocketAddr>().map_err(wrong)
     };
     // Unknown codes and parameters are found before anything starts.
     let code = plugins.code(&link.code).map_err(Failure::new)?;
-    let parameters: Parameters = link.parameters.parse().map_err(|error| Failure::new(format!("link.parameters: {error}")))?;
-    code.structure(&parameters).map_err(|error| Failure::new(format!("link.parameters: {error}")))?;
+    let unusable = |error: &dyn std::fmt::Display| Failure::new(format!("link.parameters: {error}"));
+    let parameters: Parameters = link.parameters.parse().map_err(|error| unusable(&error))?;
+    code.structure(&parameters).map_err(|error| unusable(&error))?;
     let tls = Arc::new(identity.client_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
     let critical = address("link.peer_critical", &link.peer_critical)?;
     let defaults = PrimaryConfig::new(

@@ -174,7 +174,10 @@ mod tests {
     #[test]
     fn the_reference_lists_the_defaults() {
         let reference = include_str!("../../../../docs/configuration.md");
-        assert!(reference.contains(DEFAULTS), "docs/configuration.md must contain profiles/defaults.toml as it is");
+        assert!(
+            reference.contains(DEFAULTS),
+            "docs/configuration.md must contain profiles/defaults.toml as it is"
+        );
     }
 
     #[test]
@@ -190,7 +193,10 @@ mod tests {
     #[test]
     fn an_unknown_key_names_the_nearest() {
         let error = with(&["link.rat=1Gbit"]).unwrap_err().to_string();
-        assert!(error.contains("link.rat") && error.contains("link.rate") && error.contains("--set"), "{error}");
+        assert!(
+            error.contains("link.rat") && error.contains("link.rate") && error.contains("--set"),
+            "{error}"
+        );
     }
 
     #[test]

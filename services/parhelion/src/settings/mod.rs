@@ -164,7 +164,7 @@ pub enum SettingsError {
         origins: String,
     },
     /// A value out of range, or values that do not fit each other.
-    #[error("setting {key} is {value}: {reason}")]
+    #[error("setting {key} is {value:?}: {reason}")]
     Range {
         /// `section.key`.
         key: &'static str,
@@ -195,29 +195,51 @@ impl SettingsError {
 impl Settings {
     /// Checks what types cannot: ranges, and values that must fit each other.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let range = |ok: bool, key, value: String, reason: &str| {
-            if ok { Ok(()) } else { Err(SettingsError::Range { key, value, reason: reason.to_owned() }) }
-        };
-        let segment = self.storage.segment.as_u64();
-        range(
-            (u64::from(SEGMENT_BYTES_MIN)..=u64::from(SEGMENT_BYTES_MAX)).contains(&segment),
+        let Self { node, http, storage, link, risk, telemetry, .. } = self;
+        let segments = u64::from(SEGMENT_BYTES_MIN)..=u64::from(SEGMENT_BYTES_MAX);
+        require(
+            segments.contains(&storage.segment.as_u64()),
             "storage.segment",
-            self.storage.segment.to_string(),
-            &format!("give {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes, so that the largest append fits"),
+            storage.segment,
+            &format!(
+                "give {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes, so that the largest append fits"
+            ),
         )?;
-        let probability = |p: f64| p > 0.0 && p < 1.0;
-        let text = |number: f64| number.to_string();
-        range(probability(self.risk.confidence), "risk.confidence", text(self.risk.confidence), "give a probability between 0 and 1, such as 0.999")?;
-        range(probability(self.risk.assumed_loss), "risk.assumed_loss", text(self.risk.assumed_loss), "give a loss rate between 0 and 1, such as 1e-5")?;
-        range(self.risk.assumed_burst >= 1.0, "risk.assumed_burst", text(self.risk.assumed_burst), "give a mean burst of at least 1 packet")?;
-        range((0.0..=1.0).contains(&self.telemetry.sample), "telemetry.sample", text(self.telemetry.sample), "give a share between 0 and 1")?;
-        range(self.link.share > 0.0 && self.link.share <= 1.0, "link.share", text(self.link.share), "give a share above 0 and at most 1")?;
-        range((1280..=9200).contains(&self.link.mtu), "link.mtu", self.link.mtu.to_string(), "give 1280 to 9200 bytes")?;
-        range((1..=64).contains(&self.link.burst), "link.burst", self.link.burst.to_string(), "give 1 to 64 datagrams")?;
-        range(self.http.listen == "off" || self.http.listen.parse::<SocketAddr>().is_ok(), "http.listen", format!("{:?}", self.http.listen), "give an address such as 127.0.0.1:7480, or \"off\"")?;
-        for (key, value) in [("link.peer_bulk", &self.link.peer_bulk), ("link.peer_critical", &self.link.peer_critical)] {
-            range(self.node.duty != Duty::Primary || value.parse::<SocketAddr>().is_ok(), key, format!("{value:?}"), "a primary needs the mirror's address, such as 192.0.2.7:7411; for a site without a mirror use --profile single")?;
+        let probability = "give a probability between 0 and 1, such as 0.999";
+        require(is_probability(risk.confidence), "risk.confidence", risk.confidence, probability)?;
+        require(is_probability(risk.assumed_loss), "risk.assumed_loss", risk.assumed_loss, probability)?;
+        let burst = risk.assumed_burst;
+        require(burst >= 1.0, "risk.assumed_burst", burst, "give a mean burst of at least 1 packet")?;
+        let share = (0.0..=1.0).contains(&telemetry.sample);
+        require(share, "telemetry.sample", telemetry.sample, "give a share between 0 and 1")?;
+        let share = link.share > 0.0 && link.share <= 1.0;
+        require(share, "link.share", link.share, "give a share above 0 and at most 1")?;
+        require((1280..=9200).contains(&link.mtu), "link.mtu", link.mtu, "give 1280 to 9200 bytes")?;
+        require((1..=64).contains(&link.burst), "link.burst", link.burst, "give 1 to 64 datagrams")?;
+        let listen = http.listen == "off" || http.listen.parse::<SocketAddr>().is_ok();
+        require(listen, "http.listen", &http.listen, "give an address such as 127.0.0.1:7480, or \"off\"")?;
+        for (key, peer) in [("link.peer_bulk", &link.peer_bulk), ("link.peer_critical", &link.peer_critical)]
+        {
+            let reason = "a primary needs the mirror's address, such as 192.0.2.7:7411; for a site without a \
+                          mirror use --profile single";
+            require(node.duty != Duty::Primary || peer.parse::<SocketAddr>().is_ok(), key, peer, reason)?;
         }
         Ok(())
     }
+}
+
+fn require(
+    holds: bool,
+    key: &'static str,
+    value: impl std::fmt::Display,
+    reason: &str,
+) -> Result<(), SettingsError> {
+    if holds {
+        return Ok(());
+    }
+    Err(SettingsError::Range { key, value: value.to_string(), reason: reason.to_owned() })
+}
+
+fn is_probability(value: f64) -> bool {
+    value > 0.0 && value < 1.0
 }

@@ -35,7 +35,8 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
-            let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+            let (number, unit) =
+                UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
             let bits = number.trim().parse::<f64>().ok()? * unit;
             (1.0..=1e15).contains(&bits).then_some(Self { bits_per_second: bits as u64 })
         };
@@ -69,7 +70,9 @@ mod tests {
 
     #[test]
     fn rates_are_read_and_written_alike() {
-        for (text, bits) in [("300Mbit", 300_000_000), ("1.5Gbit", 1_500_000_000), ("64kbit", 64_000), ("7bit", 7)] {
+        for (text, bits) in
+            [("300Mbit", 300_000_000), ("1.5Gbit", 1_500_000_000), ("64kbit", 64_000), ("7bit", 7)]
+        {
             let rate: Rate = text.parse().unwrap();
             assert_eq!(rate.bits_per_second(), bits);
             assert_eq!(rate.to_string(), text);
