@@ -11,21 +11,19 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parhelion_types::Time;
-use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    AckFrequencyConfig, ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint,
-    Endpoint, EndpointConfig, EndpointEvent, Event, IdleTimeout, Incoming, ServerConfig, StreamEvent,
-    Transmit, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint, EndpointConfig,
+    EndpointEvent, Event, Incoming, ServerConfig, StreamEvent, Transmit, VarInt,
 };
 use rustls::pki_types::CertificateDer;
 
 use crate::config::{Congestion, LaneConfig};
 use crate::error::LinkError;
 use crate::on_wire::OnWire;
-use crate::provisioned::Provisioned;
 use crate::timer::Clock;
-use crate::udp::{Packets, ReceiveBuffers, Socket, TrafficClass};
+use crate::transport::{CloseCode, LaneKind, transport};
+use crate::udp::{Packets, ReceiveBuffers, Socket};
 
 /// One lane.
 pub(crate) struct Lane {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parhelion_types::{Error, ErrorKind, Time};
-use parhelion_wire::link::{AnnounceV1, ChangeCodeV1, HelloV1};
+use parhelion_types::Time;
+use parhelion_wire::link::AnnounceV1;
 use parhelion_wire::{Announcement, Checked, ENVELOPE_BYTES, Envelope, WireError};
-use quinn_proto::{ConnectionHandle, Dir, StreamId};
-use rustls::pki_types::CertificateDer;
-use tokio::sync::{mpsc, oneshot};
+use quinn_proto::{ConnectionHandle, Dir};
+use tokio::sync::mpsc;
 
+use self::greeting::{BulkPeer, CriticalPeer, GREETING_MAX};
 use crate::config::MirrorConfig;
 use crate::error::LinkError;
 use crate::frames::ControlStream;
@@ -22,7 +22,6 @@ use crate::interface::{MirrorCommand, MirrorEvent, MirrorSink};
 use crate::lane::{Lane, LaneEvent};
 use crate::mirror_session::{Answer, MirrorPhase, MirrorSession};
 use crate::primary::earliest;
-use crate::session::{BINDING_BYTES, is, parse_binding, refusal, welcome};
 use crate::stats::LinkStats;
 use crate::tcp::{NO_SESSION, RecordListener};
 use crate::timer::{Alarm, Clock};

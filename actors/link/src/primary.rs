@@ -20,6 +20,9 @@ use crate::timer::{Alarm, Clock};
 ///
 /// It owns the sockets, both QUIC connections and the sending half of the link core, all in one task, so
 /// packets meet no queue between the code and the kernel. Give it a thread of its own.
+///
+/// Records and announcements that come while no session is up are discarded and counted: the storage actor
+/// sends what the mirror lacks when it is told of the next session.
 pub struct PrimaryDriver {
     config: PrimaryConfig,
     commands: mpsc::UnboundedReceiver<LinkCommand>,

@@ -10,13 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parhelion_plugin::Exposure;
-use parhelion_types::{ErrorKind, LogId, RecordKey, SiteId, Time};
-use parhelion_wire::link::{
-    ArchivedChannelCountsV1, ChangeCodeV1, ChannelCountsV1, HelloV1, LogMarkV1, RefusalV1, ReportV1,
-    WelcomeV1,
-};
+use parhelion_types::{LogId, RecordKey, SiteId, Time};
+use parhelion_wire::link::{ArchivedChannelCountsV1, ChangeCodeV1, ChannelCountsV1, LogMarkV1, ReportV1};
 use parhelion_wire::{Checked, ENVELOPE_BYTES, Envelope, WireError, frame};
-use quinn_proto::{ConnectionHandle, Dir};
+use quinn_proto::ConnectionHandle;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustls::pki_types::CertificateDer;
@@ -29,7 +26,7 @@ use crate::frames::ControlStream;
 use crate::interface::{CoverageChange, LinkCommand, LinkEvent, LinkTelemetry, PrimarySink};
 use crate::lane::{Lane, LaneEvent};
 use crate::primary::earliest;
-use crate::session::{ChosenCode, WELCOME_MARKS_MAX, binding, is, mark};
+use crate::session::{ChosenCode, mark};
 use crate::stats::LinkStats;
 use crate::tcp::{NO_SESSION, RecordWriter, WriterEvent};
 use crate::timer::Clock;

@@ -4,6 +4,7 @@
 //! is named in the next few reports, and after that every log of the session is named again now and then,
 //! so that no loss lasts.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -18,15 +19,25 @@ pub(crate) struct Reporter {
     session: u64,
     number: u64,
     intervals: Intervals,
-    marks: BTreeMap<u32, LogMarkV1>,
-    /// Logs that advanced lately, with the reports that shall still name them.
-    fresh: VecDeque<(u32, u32)>,
+    marks: BTreeMap<u32, Marked>,
+    /// Logs that advanced lately: those whose `reports` is not 0, each once.
+    fresh: VecDeque<u32>,
+    /// Of those, the ones that no report has named yet.
+    unnamed: usize,
     /// The log from which naming goes on when there is room.
     next_log: u32,
     last: Time,
-    is_news: bool,
+    is_first: bool,
     is_traffic: bool,
     datagram_bytes_max: usize,
+}
+
+/// How far a log has come.
+#[derive(Debug)]
+struct Marked {
+    mark: LogMarkV1,
+    /// Reports that shall still name it because it advanced.
+    reports: u32,
 }
 
 /// Times between reports.
@@ -60,9 +71,10 @@ impl Reporter {
             intervals,
             marks: BTreeMap::new(),
             fresh: VecDeque::new(),
+            unnamed: 0,
             next_log: 0,
             last: now,
-            is_news: true,
+            is_first: true,
             is_traffic: false,
             datagram_bytes_max,
         }
@@ -70,16 +82,24 @@ impl Reporter {
 
     /// A log advanced. A mark that is behind a known one changes nothing.
     pub(crate) fn advance(&mut self, mark: LogMarkV1) {
-        let known = self.marks.entry(mark.log).or_insert(LogMarkV1 { epoch: 0, records: 0, ..mark });
-        if mark.records <= known.records && mark.epoch <= known.epoch {
-            return;
+        let marked = match self.marks.entry(mark.log) {
+            Entry::Vacant(entry) => entry.insert(Marked { mark, reports: 0 }),
+            Entry::Occupied(entry) => {
+                let known = entry.get().mark;
+                if mark.records <= known.records && mark.epoch <= known.epoch {
+                    return;
+                }
+                entry.into_mut()
+            }
+        };
+        marked.mark = mark;
+        if marked.reports == 0 {
+            self.fresh.push_back(mark.log);
         }
-        *known = mark;
-        match self.fresh.iter_mut().find(|(log, _)| *log == mark.log) {
-            Some((_, reports)) => *reports = FRESH_REPORTS,
-            None => self.fresh.push_back((mark.log, FRESH_REPORTS)),
+        if marked.reports != FRESH_REPORTS {
+            marked.reports = FRESH_REPORTS;
+            self.unnamed += 1;
         }
-        self.is_news = true;
     }
 
     /// Datagrams arrived.
@@ -90,7 +110,7 @@ impl Reporter {
     /// When the next report is due.
     pub(crate) fn due(&self) -> Time {
         let Intervals { busy, idle, min } = self.intervals;
-        let wait = if self.is_news {
+        let wait = if self.unnamed > 0 || self.is_first {
             min
         } else if self.is_traffic {
             busy
@@ -120,7 +140,7 @@ impl Reporter {
         let logs = self.take_marks(marks_max);
         self.number += 1;
         self.last = now;
-        self.is_news = self.fresh.iter().any(|(_, reports)| *reports == FRESH_REPORTS);
+        self.is_first = false;
         self.is_traffic = false;
         let report = ReportV1 {
             session: self.session,
@@ -136,19 +156,24 @@ impl Reporter {
     fn take_marks(&mut self, max: usize) -> Vec<LogMarkV1> {
         let mut logs: Vec<LogMarkV1> = Vec::with_capacity(max);
         for _ in 0..self.fresh.len().min(max) {
-            let Some((log, reports)) = self.fresh.pop_front() else { break };
-            logs.extend(self.marks.get(&log));
-            if reports > 1 {
-                self.fresh.push_back((log, reports - 1));
+            let Some(log) = self.fresh.pop_front() else { break };
+            let Some(marked) = self.marks.get_mut(&log) else { continue };
+            logs.push(marked.mark);
+            if marked.reports == FRESH_REPORTS {
+                self.unnamed -= 1;
+            }
+            marked.reports -= 1;
+            if marked.reports > 0 {
+                self.fresh.push_back(log);
             }
         }
         let named = logs.len();
         for _ in named..max.min(self.marks.len()) {
             let next = self.marks.range(self.next_log..).next().or_else(|| self.marks.iter().next());
-            let Some((&log, mark)) = next else { break };
+            let Some((&log, marked)) = next else { break };
             self.next_log = log.wrapping_add(1);
             if !logs.iter().any(|known| known.log == log) {
-                logs.push(*mark);
+                logs.push(marked.mark);
             }
         }
         logs

@@ -24,6 +24,7 @@ async fn a_restarted_mirror_is_found_again_and_gets_the_rest() {
         let config = mirror_config(&pki);
         let mirror = Mirror::start(config.clone());
         let mut primary_config = primary_config(&pki, mirror.addresses);
+        primary_config.lane.idle_timeout = Duration::from_millis(500);
         primary_config.transport = transport;
         let mut primary = Primary::start(primary_config);
         primary.up().await;

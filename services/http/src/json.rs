@@ -1,0 +1,51 @@
+//! Answers as JSON. Numbers that are names (request ids) are text: JSON readers round large numbers.
+
+use parhelion_gate::{Appended, LogState, Stage};
+use parhelion_types::RequestId;
+use serde_json::{Value, json};
+
+/// The acknowledgement of an append.
+pub(crate) fn appended(appended: &Appended, request: RequestId) -> Value {
+    json!({
+        "log": appended.log.0,
+        "address": appended.address.to_string(),
+        "reached": appended.reached.name(),
+        "degraded": appended.degraded,
+        "duplicate": appended.duplicate,
+        "own_risk": appended.own_risk.probability(),
+        "prefix_risk": appended.prefix_risk.probability(),
+        "confidence": appended.confidence,
+        "model": appended.model,
+        "code": appended.code,
+        "epoch": appended.epoch.0,
+        "request_id": (!request.is_none()).then(|| request.to_string()),
+        "path": appended.path.iter().map(stage).collect::<Vec<_>>(),
+    })
+}
+
+/// The state of a log.
+pub(crate) fn log(log: &LogState) -> Value {
+    json!({
+        "log": log.log.0,
+        "name": log.name,
+        "epoch": log.epoch.0,
+        "degrade": log.degrade.name(),
+        "records": log.records,
+        "bytes": log.bytes,
+        "end": log.end.to_string(),
+        "mirrored_records": log.mirrored_records,
+        "freed": log.freed,
+    })
+}
+
+fn stage(stage: &Stage) -> Value {
+    json!({
+        "stage": stage.stage,
+        "micros": u64::try_from(stage.after.as_micros()).unwrap_or(u64::MAX),
+        "repairs": stage.repairs,
+        "repairs_full": stage.repairs_full,
+        "own_risk": stage.own_risk.probability(),
+        "prefix_risk": stage.prefix_risk.probability(),
+        "note": stage.note,
+    })
+}

@@ -1,0 +1,288 @@
+//! Paths, methods and what they do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix_web::body::SizedStream;
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, Route, web};
+use bytes::Bytes;
+use futures_util::stream;
+use parhelion_gate::answer::LOGS_PAGE;
+use parhelion_gate::backend::append_too_long;
+use parhelion_gate::{AppendRequest, Backend, Budget, CreateRequest};
+use parhelion_types::limits::APPEND_BYTES_MAX;
+use parhelion_types::{Degrade, Durability, Error, LogAddress, LogId, RequestId, Risk};
+use serde::Deserialize;
+
+use crate::error::Failure;
+use crate::server::Metrics;
+use crate::{body, json, trace};
+
+/// The description of this API (OpenAPI 3.1).
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
+/// What all handlers share.
+pub(crate) struct State {
+    pub backend: Arc<dyn Backend>,
+    pub metrics: Metrics,
+    pub in_flight: Budget,
+}
+
+/// Largest JSON body: a log's name in escapes, and room.
+const JSON_BYTES_MAX: usize = 16 << 10;
+/// A read is sent in pieces of this size, so that a slow reader holds one of them and not a copy of it all.
+const PIECE_BYTES: usize = 64 << 10;
+/// Header of a read: CRC-32C of the bytes, as stored, eight hexadecimal digits.
+const DIGEST_HEADER: &str = "parhelion-crc32c";
+/// Header of a read: when the primary accepted the append, microseconds since the Unix epoch.
+const TIME_HEADER: &str = "parhelion-accepted-micros";
+/// Risk of an append that does not say: one in a million.
+const MAX_RISK_DEFAULT: f64 = 1e-6;
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Answered = Result<HttpResponse, Failure>;
+type Shared = web::Data<State>;
+
+/// One row per path and method; a path of the description that is not here fails a test, and so does the reverse.
+const ROUTES: &[(&str, &str, fn() -> Route)] = &[
+    ("POST", "/v1/logs", || web::post().to(create)),
+    ("GET", "/v1/logs", || web::get().to(list)),
+    ("GET", "/v1/logs/{log}", || web::get().to(stat)),
+    ("POST", "/v1/logs/{log}/appends", || web::post().to(append)),
+    ("GET", "/v1/logs/{log}/appends/{address}", || web::get().to(read)),
+    ("DELETE", "/v1/logs/{log}/appends/{address}", || web::delete().to(free)),
+    ("GET", "/v1/status", || web::get().to(status)),
+    ("GET", "/v1/openapi.json", || web::get().to(openapi)),
+    ("GET", "/metrics", || web::get().to(metrics)),
+];
+
+/// Methods and paths that are served.
+pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROUTES.iter().map(|(method, path, _)| (*method, *path))
+}
+
+/// Registers all routes, and errors in the usual form for all else.
+pub(crate) fn register(config: &mut web::ServiceConfig) {
+    let mut resources = BTreeMap::new();
+    for (_, path, route) in ROUTES {
+        let resource = resources.remove(path).unwrap_or_else(|| web::resource(*path));
+        resources.insert(path, resource.route(route()));
+    }
+    for resource in resources.into_values() {
+        config.service(resource.default_service(web::to(wrong_method)));
+    }
+    config.default_service(web::to(wrong_path));
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateBody {
+    name: String,
+    #[serde(default)]
+    degrade: Option<String>,
+    #[serde(default)]
+    request_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    #[serde(default)]
+    from: u32,
+    #[serde(default)]
+    count: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppendQuery {
+    durability: Option<String>,
+    max_risk: Option<String>,
+    deadline: Option<String>,
+    request_id: Option<String>,
+    #[serde(default)]
+    explain: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusQuery {
+    #[serde(default)]
+    histograms: bool,
+}
+
+async fn create(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
+    let too_long = |bytes| {
+        Error::invalid(format!("the request's JSON of {bytes} bytes is over the limit of {JSON_BYTES_MAX}; shorten it"))
+    };
+    let (body, _held) = body::read(&request, payload, &state.in_flight, JSON_BYTES_MAX, too_long).await?;
+    let body: CreateBody = serde_json::from_slice(&body)
+        .map_err(|error| Failure::invalid(format!("create: {error}; send JSON such as {{\"name\": \"orders\"}}")))?;
+    let create = CreateRequest {
+        name: body.name,
+        degrade: optional("create: degrade", body.degrade.as_deref(), "give block, degrade or fail")?
+            .unwrap_or(Degrade::Block),
+        request: request_id("create", body.request_id.as_deref())?,
+    };
+    create.check()?;
+    let log = state.backend.create(create).await?;
+    Ok(HttpResponse::Created()
+        .insert_header(("location", format!("/v1/logs/{log}")))
+        .json(serde_json::json!({ "log": log.0 })))
+}
+
+async fn list(state: Shared, request: HttpRequest) -> Answered {
+    let ListQuery { from, count } = query(&request)?;
+    let count = count.unwrap_or(LOGS_PAGE);
+    if !(1..=LOGS_PAGE).contains(&count) {
+        return Err(Failure::invalid(format!("list: count is {count}; give 1 to {LOGS_PAGE}")));
+    }
+    let logs = state.backend.list(LogId(from), count).await?;
+    let next = logs.last().filter(|_| logs.len() >= count).and_then(|last| last.log.0.checked_add(1));
+    let logs: Vec<_> = logs.iter().map(json::log).collect();
+    Ok(HttpResponse::Ok().json(serde_json::json!({ "logs": logs, "next": next })))
+}
+
+async fn stat(state: Shared, request: HttpRequest) -> Answered {
+    let log = log_of(&request)?;
+    Ok(HttpResponse::Ok().json(json::log(&state.backend.stat(log).await?)))
+}
+
+async fn append(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
+    let log = log_of(&request)?;
+    let query: AppendQuery = query(&request)?;
+    let max_risk = optional("append: max_risk", query.max_risk.as_deref(), "give a probability such as 1e-6")?;
+    let deadline = query.deadline.as_deref().map(|text| {
+        humantime::parse_duration(text)
+            .map_err(|error| Failure::invalid(format!("append: deadline {text:?}: {error}; give a time such as 500ms")))
+    });
+    let durability =
+        optional("append: durability", query.durability.as_deref(), "give local, network or remote")?;
+    let request_id = request_id("append", query.request_id.as_deref())?;
+    let deadline = deadline.transpose()?;
+    let too_long = |bytes| append_too_long(log, bytes);
+    let (payload, _held) = body::read(&request, payload, &state.in_flight, APPEND_BYTES_MAX, too_long).await?;
+    let append = AppendRequest {
+        log,
+        payload,
+        durability: durability.unwrap_or(Durability::Network),
+        max_risk: max_risk.unwrap_or(Risk::bound(MAX_RISK_DEFAULT)),
+        deadline,
+        request: request_id,
+        explain: query.explain,
+        trace: trace::of(&request),
+    };
+    append.check()?;
+    let appended = state.backend.append(append).await?;
+    Ok(HttpResponse::Created()
+        .insert_header(("location", format!("/v1/logs/{log}/appends/{}", appended.address)))
+        .json(json::appended(&appended, request_id)))
+}
+
+async fn read(state: Shared, request: HttpRequest) -> Answered {
+    let (log, address) = (log_of(&request)?, address_of(&request)?);
+    let record = state.backend.read(log, address).await?;
+    let length = record.payload.len() as u64;
+    Ok(HttpResponse::Ok()
+        .content_type("application/octet-stream")
+        .insert_header((DIGEST_HEADER, format!("{:08x}", record.digest)))
+        .insert_header((TIME_HEADER, record.time.0.to_string()))
+        .body(SizedStream::new(length, stream::iter(pieces(record.payload)))))
+}
+
+async fn free(state: Shared, request: HttpRequest) -> Answered {
+    let (log, address) = (log_of(&request)?, address_of(&request)?);
+    state.backend.free(log, address).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn status(state: Shared, request: HttpRequest) -> Answered {
+    let StatusQuery { histograms } = query(&request)?;
+    Ok(HttpResponse::Ok().json(state.backend.status(histograms).await?))
+}
+
+async fn openapi() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(OPENAPI)
+}
+
+async fn metrics(state: Shared) -> HttpResponse {
+    HttpResponse::Ok().content_type(OPENMETRICS).body((state.metrics)())
+}
+
+async fn wrong_method(request: HttpRequest) -> Answered {
+    let allowed: Vec<_> = routes()
+        .filter(|(_, path)| request.match_pattern().as_deref() == Some(*path))
+        .map(|(method, _)| method)
+        .collect();
+    let message = format!("{} {}: only {} is served there", request.method(), request.path(), allowed.join(" and "));
+    let mut response =
+        actix_web::ResponseError::error_response(&Failure::new(StatusCode::METHOD_NOT_ALLOWED, Error::invalid(message)));
+    if let Ok(allowed) = allowed.join(", ").parse() {
+        response.headers_mut().insert(actix_web::http::header::ALLOW, allowed);
+    }
+    Ok(response)
+}
+
+async fn wrong_path(request: HttpRequest) -> Answered {
+    let message = format!("{} {}: nothing is served there; see /v1/openapi.json", request.method(), request.path());
+    Err(Failure::new(StatusCode::NOT_FOUND, Error::invalid(message)))
+}
+
+/// The bytes in pieces that share them.
+fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Result<Bytes, Error>> {
+    std::iter::from_fn(move || {
+        (!bytes.is_empty()).then(|| Ok(bytes.split_to(bytes.len().min(PIECE_BYTES))))
+    })
+}
+
+fn log_of(request: &HttpRequest) -> Result<LogId, Failure> {
+    let text = request.match_info().get("log").unwrap_or_default();
+    text.parse().map_err(|_| Failure::invalid(format!("{text:?} is no log's number; give one such as 1")))
+}
+
+fn address_of(request: &HttpRequest) -> Result<LogAddress, Failure> {
+    let text = request.match_info().get("address").unwrap_or_default();
+    text.parse().map_err(|error: parhelion_types::ParseAddressError| Failure::invalid(error.to_string()))
+}
+
+fn query<T: for<'a> Deserialize<'a>>(request: &HttpRequest) -> Result<T, Failure> {
+    web::Query::<T>::from_query(request.query_string()).map(web::Query::into_inner).map_err(|error| {
+        Failure::invalid(format!("the query {:?}: {error}; see /v1/openapi.json", request.query_string()))
+    })
+}
+
+fn optional<T>(what: &str, text: Option<&str>, remedy: &str) -> Result<Option<T>, Failure>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    let parse = |text: &str| text.parse().map_err(|error| Failure::invalid(format!("{what}: {error}; {remedy}")));
+    text.map(parse).transpose()
+}
+
+fn request_id(what: &str, text: Option<&str>) -> Result<RequestId, Failure> {
+    let id = optional(&format!("{what}: request_id"), text, "give up to 32 hexadecimal digits")?;
+    Ok(id.unwrap_or(RequestId::NONE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_the_methods_that_its_routes_take() {
+        for (method, path, _) in ROUTES {
+            assert!(Method::from_bytes(method.as_bytes()).is_ok() && path.starts_with('/'));
+        }
+    }
+
+    #[test]
+    fn pieces_are_the_whole() {
+        let bytes = Bytes::from((0..3 * PIECE_BYTES + 5).map(|n| (n % 253) as u8).collect::<Vec<_>>());
+        let all: Vec<_> = pieces(bytes.clone()).map(Result::unwrap).collect();
+        assert_eq!(all.len(), 4);
+        assert!(all.concat() == bytes);
+        assert_eq!(pieces(Bytes::new()).count(), 0);
+    }
+}
