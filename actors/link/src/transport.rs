@@ -38,6 +38,9 @@ const DATAGRAM_RECEIVE_BYTES: usize = 8 << 20;
 const DATAGRAM_SEND_BYTES: usize = 8 << 20;
 /// Streams that a peer may open: one control or binding stream, and one to spare.
 const STREAMS_MAX: u32 = 2;
+/// Round trip assumed before one was measured. The handshake's timeouts follow from it, and quinn waits for
+/// three of them at least before it gives up: its own guess of a third of a second makes that three seconds.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Packets acknowledged at one go on the bulk lane. Nothing waits for those acknowledgements but QUIC's
 /// own bookkeeping, so the reverse path can be spared.
 const BULK_ACK_THRESHOLD: u32 = 40;
@@ -88,6 +91,7 @@ pub(crate) fn transport(
         .min_mtu(config.payload_bytes())
         .mtu_discovery_config(None)
         .max_idle_timeout(Some(idle))
+        .initial_rtt(INITIAL_RTT)
         .keep_alive_interval(Some(config.keep_alive()))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))

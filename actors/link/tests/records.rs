@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{LAYERED, Mirror, Pki, Primary, mirror_config, over_a_path, primary_config};
-use parhelion_link_driver::{LinkCommand, LinkEvent, Transport};
+use parhelion_link_driver::{Congestion, LinkCommand, LinkEvent, Transport};
 use parhelion_plugin::Structure;
 use parhelion_types::{LogId, RecordKey};
 use tokio::sync::oneshot;
@@ -221,5 +221,28 @@ async fn closing_sends_what_is_queued() {
         assert!(primary.down().await.contains("closed"));
         primary.commands.closed().await;
         mirror.until(|store| store.durable.get(&1) == Some(&40) && !store.downs.is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn every_congestion_control_and_both_address_families_work() {
+    let pki = Pki::new();
+    let congestions = [Congestion::Provisioned, Congestion::Bbr, Congestion::Cubic];
+    for (address, congestion) in ["127.0.0.1:0", "127.0.0.1:0", "[::1]:0"].into_iter().zip(congestions) {
+        if std::net::UdpSocket::bind(address).is_err() {
+            continue; // A host without IPv6 proves nothing about it.
+        }
+        let address = address.parse().unwrap();
+        let mut config = mirror_config(&pki);
+        (config.listen_critical, config.listen_bulk, config.listen_tcp) = (address, address, Some(address));
+        let mirror = Mirror::start(config);
+        let mut config = primary_config(&pki, mirror.addresses);
+        config.congestion = congestion;
+        let mut primary = Primary::start(config);
+        primary.up().await;
+        for number in 0..60 {
+            primary.send(1, number, size(number));
+        }
+        primary.until(|p| p.mirrored.get(&1) == Some(&60) && p.announced.len() == 60).await;
     }
 }

@@ -112,6 +112,12 @@ impl Tail {
         Self { log, next: LogAddress { segment, offset: SEGMENT_HEADER_BYTES }, number, chain, epoch }
     }
 
+    /// The tail of a log that ends there, as another site or a checkpoint says.
+    #[must_use]
+    pub fn at(log: LogId, next: LogAddress, number: u64, chain: u32, epoch: Epoch) -> Self {
+        Self { log, next, number, chain, epoch }
+    }
+
     /// This tail at the start of a later segment, where the next record was placed because it did not fit.
     #[must_use]
     pub fn opened(&self, segment: SegmentId) -> Self {

@@ -9,7 +9,7 @@ use parhelion_types::{
     Degrade, Durability, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, TraceContext,
 };
 use parhelion_wire::Announcement;
-use parhelion_wire::link::LogMarkV1;
+use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
 use crate::pending::Acked;
 
@@ -175,6 +175,8 @@ pub enum Effect {
         /// Header and payload.
         record: Bytes,
     },
+    /// Ask the mirror to cut these logs back to where they end here. It ends the session afterwards.
+    Rewind(Vec<LogTailV1>),
     /// Read durable records of a log and bring them as [`Input::Backlog`].
     ReadBacklog {
         /// The log.
@@ -242,7 +244,18 @@ pub enum Event {
         /// The mirror's epoch.
         epoch: u32,
     },
-    /// The mirror holds more of the log than this site.
+    /// The mirror has records that this site lost in a crash before anybody was told of them: it is asked
+    /// to cut them off.
+    Ahead {
+        /// The log.
+        log: LogId,
+        /// Records there.
+        mirror: u64,
+        /// Records here.
+        here: u64,
+    },
+    /// The mirror holds more of the log than can have been in flight when this site died: this site was
+    /// set back, and the mirror must not follow.
     Diverged {
         /// The log.
         log: LogId,

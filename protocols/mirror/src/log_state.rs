@@ -7,7 +7,7 @@ use parhelion_plugin::Structure;
 use parhelion_risk::{CodeGeneration, Ledger, Progress, WireState};
 use parhelion_types::{Degrade, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, SourceTime, Time};
 use parhelion_wire::Announcement;
-use parhelion_wire::link::LogMarkV1;
+use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
 use crate::feed::{Feed, InFlight};
 use crate::input::{Effect, Event, LogStatus, Reply, Token};
@@ -20,6 +20,9 @@ pub(crate) struct LogState {
     pub name: String,
     pub degrade: Degrade,
     pub tail: Tail,
+    /// The end as it was when this process began, until the mirror has been compared with it: what the
+    /// mirror has beyond it came from an earlier process, which lost it.
+    pub recovered: Option<Tail>,
     pub active: ActiveMap,
     pub requests: Requests,
     pub durable: u64,
@@ -50,6 +53,7 @@ impl LogState {
             name,
             degrade,
             durable: tail.next_number(),
+            recovered: Some(tail),
             tail,
             active: ActiveMap::default(),
             requests: Requests::new(requests_max),
@@ -85,7 +89,16 @@ impl LogState {
     }
 
     /// Joins a session: compares what the mirror has with what is here.
-    pub fn join(&mut self, id: LogId, mark: Option<&LogMarkV1>, effects: &mut Vec<Effect>) {
+    ///
+    /// A mirror that has more than this site by what was at most in flight has what this site had sent and
+    /// not yet stored when it died. Nobody was told of it, for an acknowledgement needs a local sync.
+    pub fn join(
+        &mut self,
+        id: LogId,
+        mark: Option<&LogMarkV1>,
+        (segment_bytes, in_flight_bytes_max): (u32, usize),
+        effects: &mut Vec<Effect>,
+    ) -> Option<LogTailV1> {
         let (records, address, epoch) = mark.map_or((0, Tail::first_address(), 0), |mark| {
             (mark.records, LogAddress::new(mark.segment, mark.offset), mark.epoch)
         });
@@ -100,12 +113,18 @@ impl LogState {
                 ),
             ));
             effects.push(Effect::Event(Event::Fenced { log: id, epoch }));
-            return;
+            return None;
         }
-        if records > here {
-            effects.push(Effect::Event(Event::Diverged { log: id, mirror: records, here }));
-            return;
+        let common = self.recovered.map_or(here, |recovered| recovered.next_number());
+        if records > common {
+            let rewind = self.rewind(address, segment_bytes, in_flight_bytes_max);
+            effects.push(Effect::Event(match rewind {
+                Some(_) => Event::Ahead { log: id, mirror: records, here: common },
+                None => Event::Diverged { log: id, mirror: records, here: common },
+            }));
+            return rewind.map(|tail| tail_message(id, tail));
         }
+        self.recovered = None;
         self.mirrored = LogMark { records, address };
         self.announced = records;
         self.announcing_from = here;
@@ -115,6 +134,17 @@ impl LogState {
         } else {
             Feed::CatchUp { number: records, address, reading: false }
         };
+        None
+    }
+
+    /// Where to cut the mirror's log back to, if what it has beyond that can have been in flight when this
+    /// site died.
+    fn rewind(&self, address: LogAddress, segment_bytes: u32, in_flight_bytes_max: usize) -> Option<Tail> {
+        let tail = self.recovered?;
+        let here = position(tail.next_address(), segment_bytes);
+        // Segment ends that records did not fill count too; one segment allows for them.
+        let plausible = in_flight_bytes_max as u64 + u64::from(segment_bytes);
+        (position(address, segment_bytes).saturating_sub(here) <= plausible).then_some(tail)
     }
 
     pub fn stop_feed(&mut self, id: LogId, reason: String, effects: &mut Vec<Effect>) {
@@ -215,9 +245,6 @@ impl LogState {
 
     pub fn status(&self, id: LogId, segment_bytes: u32) -> LogStatus {
         let end = self.tail.next_address();
-        let position = |address: LogAddress| {
-            u64::from(address.segment.0) * u64::from(segment_bytes) + u64::from(address.offset)
-        };
         let behind = self.mirrored.records < self.tail.next_number();
         LogStatus {
             log: id,
@@ -228,7 +255,7 @@ impl LogState {
             durable: self.durable,
             mirrored: self.mirrored.records,
             end,
-            lag_bytes: if behind { position(end).saturating_sub(position(self.mirrored.address)) } else { 0 },
+            lag_bytes: if behind { lag_of(end, self.mirrored.address, segment_bytes) } else { 0 },
             oldest_unmirrored: if behind { self.lag_samples.front().map(|&(_, time)| time) } else { None },
             waiting: self.pending.len(),
             freed: self.active.freed(),
@@ -238,6 +265,27 @@ impl LogState {
                 Feed::CatchUp { .. } => "catching up",
             },
         }
+    }
+}
+
+/// Bytes from the start of a log to an address, unused segment ends included.
+fn position(address: LogAddress, segment_bytes: u32) -> u64 {
+    u64::from(address.segment.0) * u64::from(segment_bytes) + u64::from(address.offset)
+}
+
+fn lag_of(end: LogAddress, mirrored: LogAddress, segment_bytes: u32) -> u64 {
+    position(end, segment_bytes).saturating_sub(position(mirrored, segment_bytes))
+}
+
+fn tail_message(id: LogId, tail: Tail) -> LogTailV1 {
+    let end = tail.next_address();
+    LogTailV1 {
+        log: id.0,
+        epoch: tail.epoch().0,
+        records: tail.next_number(),
+        segment: end.segment.0,
+        offset: end.offset,
+        chain: tail.chain(),
     }
 }
 

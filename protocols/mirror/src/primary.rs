@@ -153,6 +153,7 @@ impl Primary {
         let payload = CreatePayload { degrade, name: name.clone() }.to_bytes();
         let mut log = LogState::new(name, degrade, Tail::new(id), self.config.requests_max);
         if self.is_linked() {
+            log.recovered = None;
             log.feed = Feed::Live;
         }
         self.logs.insert(id, log);
@@ -324,10 +325,15 @@ impl Primary {
         self.session += 1;
         self.code = code.into();
         self.pricer.set_structure(structure);
+        let mut rewinds = Vec::new();
         for (&id, log) in &mut self.logs {
             let mark = marks.iter().find(|mark| mark.log == id.0);
-            log.join(id, mark, effects);
+            let bounds = (self.config.segment_bytes, self.config.link_buffer_bytes_max);
+            rewinds.extend(log.join(id, mark, bounds, effects));
             self.ledger.confirm(id, log.mirrored.records);
+        }
+        if !rewinds.is_empty() {
+            effects.push(Effect::Rewind(rewinds));
         }
         let ids: Vec<LogId> = self.logs.keys().copied().collect();
         for id in ids {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parhelion_log::{ActiveMap, CreatePayload, FreePayload, Record, RecordKind, Tail};
 use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, SourceTime};
 use parhelion_wire::Announcement;
-use parhelion_wire::link::LogMarkV1;
+use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
 use crate::input::{PrimaryLog, Token};
 
@@ -45,6 +45,8 @@ pub enum ReplicaInput {
         /// Why.
         reason: String,
     },
+    /// The primary lost records in a crash that are here: cut them off.
+    Rewind(Vec<LogTailV1>),
     /// The operator promotes this site.
     Promote {
         /// Whom to answer.
@@ -63,6 +65,13 @@ pub enum ReplicaEffect {
         record: Record,
         /// Whether it is the first of a new segment.
         opens_segment: bool,
+    },
+    /// Cut the stored log back to this tail, and keep what is cut off aside. In order with the writes.
+    Rewind {
+        /// The log.
+        log: LogId,
+        /// Its new end.
+        tail: Tail,
     },
     /// A log appeared.
     Learned {
@@ -105,6 +114,15 @@ pub enum ReplicaEvent {
         log: LogId,
         /// What does not fit.
         reason: String,
+    },
+    /// The log was cut back at the primary's word.
+    Rewound {
+        /// The log.
+        log: LogId,
+        /// Records there were.
+        from: u64,
+        /// Records there are.
+        to: u64,
     },
     /// Bytes that are no record, though the link vouched for them.
     Malformed {
@@ -290,6 +308,11 @@ impl Replica {
                 }
                 effects.push(ReplicaEffect::Event(ReplicaEvent::WriteFailed { log, reason }));
             }
+            ReplicaInput::Rewind(tails) => {
+                for tail in tails {
+                    self.rewind(&tail, effects);
+                }
+            }
             ReplicaInput::Promote { token, dry_run } => {
                 let promotion = self.promotion();
                 effects.push(ReplicaEffect::Promoted { token, promotion, dry_run });
@@ -354,6 +377,25 @@ impl Replica {
             }
             self.announced.remove(&key);
         }
+    }
+
+    fn rewind(&mut self, tail: &LogTailV1, effects: &mut Vec<ReplicaEffect>) {
+        let id = LogId(tail.log);
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let from = log.tail.next_number();
+        if tail.records >= from || Epoch(tail.epoch) < log.tail.epoch() {
+            return;
+        }
+        let end = LogAddress::new(tail.segment, tail.offset);
+        log.tail = Tail::at(id, end, tail.records, tail.chain, Epoch(tail.epoch));
+        log.durable = log.durable.min(tail.records);
+        log.durable_end = log.durable_end.min(end);
+        log.requests.retain(|&(_, number, _)| number < tail.records);
+        log.held.clear();
+        log.held_bytes = 0;
+        log.refusal = None;
+        effects.push(ReplicaEffect::Rewind { log: id, tail: log.tail });
+        effects.push(ReplicaEffect::Event(ReplicaEvent::Rewound { log: id, from, to: tail.records }));
     }
 
     fn durable(&mut self, id: LogId, records: u64, end: LogAddress, effects: &mut Vec<ReplicaEffect>) {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parhelion_log::{Record, RecordKind};
+use parhelion_log::{ActiveMap, CreatePayload, Record, RecordFields, RecordKind, Tail};
 use parhelion_mirror::{
-    Append, Covered, Effect, Event, Input, Primary, PrimaryConfig, Reply, StageKind, Token,
+    Append, Covered, Effect, Event, Input, Primary, PrimaryConfig, PrimaryLog, Reply, StageKind, Token,
 };
 use parhelion_model_iid_bound::IidBound;
 use parhelion_plugin::{Channel, Exposure, Structure};
@@ -18,6 +18,7 @@ use parhelion_types::{
 use parhelion_wire::link::LogMarkV1;
 
 const LOG: LogId = LogId(0);
+const SEGMENT_BYTES: u32 = 32 << 20;
 const LAYERED: [u32; 3] = [1, 11, 41];
 
 struct Bed {
@@ -27,31 +28,21 @@ struct Bed {
 }
 
 impl Bed {
+    /// A process that finds one log with one record on disk.
     fn new(degrade: Degrade) -> Self {
-        let config = PrimaryConfig {
-            segment_bytes: 32 << 20,
-            link_buffer_bytes_max: 64 << 10,
-            deadline: Duration::from_secs(10),
-            requests_max: 100,
-        };
-        let pricer = Pricer::new(Arc::new(IidBound), Structure::None, Channel::independent(1e-3, 0.999));
-        let mut bed =
-            Self { primary: Primary::new(config, pricer, Vec::new()), now: Time::from_nanos(1), token: 0 };
-        let token = bed.token();
-        let effects = bed.step(Input::Create {
-            token,
+        let mut tail = Tail::new(LOG);
+        let fields = RecordFields { kind: RecordKind::Create, ..RecordFields::default() };
+        let payload = CreatePayload { degrade, name: "orders".to_owned() }.to_bytes();
+        tail.place(fields, &payload, SEGMENT_BYTES);
+        let log = PrimaryLog {
             log: LOG,
             name: "orders".to_owned(),
             degrade,
-            request: RequestId(1),
-            time: SourceTime(1),
-        });
-        assert!(
-            matches!(&effects[..], [Effect::Write { record, opens_segment: true }] if record.header.kind == RecordKind::Create)
-        );
-        let effects = bed.durable(1);
-        assert!(matches!(&effects[..], [Effect::Reply { reply: Ok(Reply::Created(LOG)), .. }]));
-        bed
+            tail,
+            active: ActiveMap::default(),
+            requests: Vec::new(),
+        };
+        Self { primary: Primary::new(config(), pricer(), vec![log]), now: Time::from_nanos(1), token: 0 }
     }
 
     fn token(&mut self) -> Token {
@@ -104,6 +95,19 @@ impl Bed {
     }
 }
 
+fn config() -> PrimaryConfig {
+    PrimaryConfig {
+        segment_bytes: SEGMENT_BYTES,
+        link_buffer_bytes_max: 64 << 10,
+        deadline: Duration::from_secs(10),
+        requests_max: 100,
+    }
+}
+
+fn pricer() -> Pricer {
+    Pricer::new(Arc::new(IidBound), Structure::None, Channel::independent(1e-3, 0.999))
+}
+
 fn mark(records: u64, end: LogAddress, epoch: u32) -> LogMarkV1 {
     LogMarkV1 { log: LOG.0, epoch, records, segment: end.segment.0, offset: end.offset }
 }
@@ -123,6 +127,29 @@ fn acked(effects: &[Effect]) -> Option<&parhelion_mirror::Acked> {
         Effect::Reply { reply: Ok(Reply::Acked(acked)), .. } => Some(&**acked),
         _ => None,
     })
+}
+
+#[test]
+fn a_log_is_created_once_and_answered_when_it_is_durable() {
+    let mut bed = Bed::new(Degrade::Block);
+    let log = LogId(1);
+    let create = |token| Input::Create {
+        token,
+        log,
+        name: "orders".to_owned(),
+        degrade: Degrade::Fail,
+        request: RequestId(1),
+        time: SourceTime(1),
+    };
+    let effects = bed.step(create(7));
+    assert_eq!(record(&effects).header.kind, RecordKind::Create);
+    assert!(matches!(&effects[..], [Effect::Write { opens_segment: true, .. }]));
+    let effects = bed.step(Input::Durable { log, records: 1 });
+    assert!(matches!(&effects[..], [Effect::Reply { token: 7, reply: Ok(Reply::Created(LogId(1))) }]));
+    assert!(matches!(
+        &bed.step(create(8))[..],
+        [Effect::Reply { token: 8, reply: Ok(Reply::Created(LogId(1))) }]
+    ));
 }
 
 #[test]
@@ -267,7 +294,9 @@ fn deadlines_follow_the_policy() {
 #[test]
 fn a_mirror_that_was_away_is_fed_from_the_log() {
     let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
     bed.append(Durability::Local, 100, 5);
+    bed.step(Input::LinkDown);
     let backlog = vec![record(&bed.append(Durability::Local, 100, 6)).clone()];
     bed.durable(3);
     let effects = bed.up(2);
@@ -309,6 +338,33 @@ fn a_full_link_buffer_spills_to_the_log() {
     let effects = bed.step(Input::Mirrored(vec![mark(7, end, 0)]));
     assert!(matches!(effects.last(), Some(Effect::ReadBacklog { .. })), "{effects:?}");
     assert_eq!(bed.primary.unconfirmed_bytes(), 0);
+}
+
+#[test]
+fn a_mirror_that_is_ahead_of_a_restarted_primary_is_cut_back() {
+    // The process before this one had sent record 1 and died before it was stored; the bed's log has
+    // record 0 alone. What this process appends before it is linked takes the same number.
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 100, 9);
+    let there = LogAddress::new(0, 400);
+    let effects = bed.step(Input::LinkUp {
+        marks: vec![mark(2, there, 0)],
+        structure: Structure::None,
+        code: "none".to_owned(),
+    });
+    let [Effect::Event(Event::Ahead { mirror: 2, here: 1, .. }), Effect::Rewind(tails)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((tails.len(), tails[0].records), (1, 1));
+    // Far more than can have been in flight: this site was set back, and nothing is cut.
+    let mut bed = Bed::new(Degrade::Block);
+    let there = LogAddress::new(9, 400);
+    let effects = bed.step(Input::LinkUp {
+        marks: vec![mark(200_000, there, 0)],
+        structure: Structure::None,
+        code: "none".to_owned(),
+    });
+    assert!(matches!(&effects[..], [Effect::Event(Event::Diverged { .. })]), "{effects:?}");
 }
 
 #[test]

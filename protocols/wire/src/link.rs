@@ -47,6 +47,15 @@ messages! {
         code: CodeV1,
     }
 
+    /// Asks the mirror to cut logs back: it has records that the primary lost in a crash before anybody was
+    /// told of them. The mirror keeps what it cuts off aside, ends the session, and welcomes the next.
+    104 RewindV1 {
+        /// As in [`HelloV1`].
+        session: u64,
+        /// Where the logs end at the primary.
+        logs: Vec<LogTailV1>,
+    }
+
     /// A batch of announcements; the payload is a multiple of 40 bytes.
     110 AnnounceV1 {
         /// As in [`HelloV1`].
@@ -108,6 +117,23 @@ pub struct LogMarkV1 {
     pub segment: u32,
     /// Address behind the last of those: offset.
     pub offset: u32,
+}
+
+/// The exact end of one log at its primary.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogTailV1 {
+    /// The log.
+    pub log: u32,
+    /// The primary's epoch.
+    pub epoch: u32,
+    /// Records of the log.
+    pub records: u64,
+    /// Address behind the last of them: segment.
+    pub segment: u32,
+    /// Address behind the last of them: offset.
+    pub offset: u32,
+    /// Checksum of the last record's header.
+    pub chain: u32,
 }
 
 /// What the receiving gateway counted since the session began, before any repair.

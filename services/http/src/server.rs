@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::BoxBody;
 use actix_web::dev::{Extensions, ServerHandle, ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, ResponseError, web};
@@ -162,6 +162,11 @@ async fn check_access(
         Some(Access(access)) => access.clone(),
         None => Err("the connection was not checked; report it".to_owned()),
     };
+    // A page in a browser on this machine must not write logs behind its user's back.
+    let is_page = request.headers().contains_key(header::ORIGIN);
+    let access = access.and_then(|()| {
+        if is_page { Err("requests from web pages are not served; use a program".to_owned()) } else { Ok(()) }
+    });
     match access {
         Ok(()) => next.call(request).await,
         Err(reason) => {
