@@ -201,6 +201,7 @@ impl StorageActor {
         }
         self.link = Link::None;
         let epoch = promotion.epoch;
+        self.config.primary.epoch = epoch;
         let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), Vec::new());
         let core = std::mem::replace(&mut self.core, Core::Primary(primary));
         if let Core::Mirror(replica) = core {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_types::{
-    Degrade, Durability, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, TraceContext,
+    Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime,
+    TraceContext,
 };
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
@@ -27,6 +28,8 @@ pub struct PrimaryConfig {
     pub deadline: Duration,
     /// Request ids remembered per log.
     pub requests_max: usize,
+    /// Epoch of the site: new logs begin in it.
+    pub epoch: Epoch,
 }
 
 /// An append, checked by the front end: not empty, not over the limit.

@@ -151,7 +151,9 @@ impl Primary {
             return;
         }
         let payload = CreatePayload { degrade, name: name.clone() }.to_bytes();
-        let mut log = LogState::new(name, degrade, Tail::new(id), self.config.requests_max);
+        let mut tail = Tail::new(id);
+        tail.promote(self.config.epoch);
+        let mut log = LogState::new(name, degrade, tail, self.config.requests_max);
         if self.is_linked() {
             log.recovered = None;
             log.feed = Feed::Live;

@@ -12,7 +12,7 @@ use parhelion_model_iid_bound::IidBound;
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_risk::Pricer;
 use parhelion_types::{
-    Degrade, Durability, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
+    Degrade, Durability, Epoch, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
     TraceContext,
 };
 use parhelion_wire::link::LogMarkV1;
@@ -101,6 +101,7 @@ fn config() -> PrimaryConfig {
         link_buffer_bytes_max: 64 << 10,
         deadline: Duration::from_secs(10),
         requests_max: 100,
+        epoch: Epoch(0),
     }
 }
 

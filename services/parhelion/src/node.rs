@@ -32,7 +32,7 @@ use parhelion_storage::store::{RecoveredLog, Store, StoreConfig};
 use parhelion_storage::{
     FromStore, MirroringLatency, PendingBytes, Request, SetChannel, StorageActor, StorageConfig,
 };
-use parhelion_types::{Error, LogId, NodeId, RequestId, Role, SiteId};
+use parhelion_types::{Epoch, Error, LogId, NodeId, RequestId, Role, SiteId};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -103,7 +103,7 @@ impl Node {
         let storage_config = StorageConfig {
             store: store.clone(),
             clock: clock.clone(),
-            primary: primary_core_config(settings),
+            primary: primary_core_config(settings, site.epoch),
             pricer: pricer(settings, &plugins, &estimator.belief)?,
             metrics: telemetry.metrics().clone(),
             tracer: telemetry.tracer().clone(),
@@ -277,7 +277,7 @@ fn primary_log(log: RecoveredLog, site: SiteState) -> PrimaryLog {
     PrimaryLog { log, name, degrade, tail, active, requests }
 }
 
-fn remember_promotion(store: Arc<Store>) -> Box<dyn Fn(parhelion_types::Epoch) -> Result<(), Error> + Send> {
+fn remember_promotion(store: Arc<Store>) -> Box<dyn Fn(Epoch) -> Result<(), Error> + Send> {
     Box::new(move |epoch| {
         let state = SiteState { epoch, promoted: true };
         store.catalogue().put_site(state).map_err(|error| Error::unavailable(error.to_string()))
@@ -339,12 +339,13 @@ fn segment_bytes(settings: &Settings) -> u32 {
     u32::try_from(settings.storage.segment.as_u64()).unwrap_or(u32::MAX)
 }
 
-fn primary_core_config(settings: &Settings) -> parhelion_mirror::PrimaryConfig {
+fn primary_core_config(settings: &Settings, epoch: Epoch) -> parhelion_mirror::PrimaryConfig {
     parhelion_mirror::PrimaryConfig {
         segment_bytes: segment_bytes(settings),
         link_buffer_bytes_max: usize::try_from(settings.link.buffer.as_u64()).unwrap_or(usize::MAX),
         deadline: settings.mirror.deadline,
         requests_max: settings.mirror.requests as usize,
+        epoch,
     }
 }
 

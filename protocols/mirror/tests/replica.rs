@@ -1,0 +1,186 @@
+//! What a mirror asks for, step by step.
+
+use bytes::Bytes;
+use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
+use parhelion_mirror::{Replica, ReplicaEffect, ReplicaEvent, ReplicaInput};
+use parhelion_types::{Degrade, Epoch, LogAddress, LogId, RequestId};
+use parhelion_wire::Announcement;
+use parhelion_wire::link::LogTailV1;
+use proptest::prelude::*;
+
+const LOG: LogId = LogId(3);
+const SEGMENT_BYTES: u32 = 1 << 20;
+
+/// The records that a primary would send: a creation, then appends.
+fn records(count: usize) -> (Vec<Record>, Tail) {
+    let mut tail = Tail::new(LOG);
+    let payload = CreatePayload { degrade: Degrade::Fail, name: "orders".to_owned() }.to_bytes();
+    let fields = RecordFields { kind: RecordKind::Create, ..RecordFields::default() };
+    let mut records = vec![tail.place(fields, &payload, SEGMENT_BYTES).0];
+    for n in 1..count {
+        let fields = RecordFields { request: RequestId(n as u128), ..RecordFields::default() };
+        records.push(tail.place(fields, &[n as u8; 100], SEGMENT_BYTES).0);
+    }
+    (records, tail)
+}
+
+fn step(replica: &mut Replica, input: ReplicaInput) -> Vec<ReplicaEffect> {
+    let mut effects = Vec::new();
+    replica.step(input, &mut effects);
+    effects
+}
+
+fn deliver(replica: &mut Replica, records: &[&Record]) -> Vec<u64> {
+    let bytes: Vec<Bytes> = records.iter().map(|record| record.bytes()).collect();
+    written(&step(replica, ReplicaInput::Records(bytes)))
+}
+
+fn written(effects: &[ReplicaEffect]) -> Vec<u64> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            ReplicaEffect::Write { record, .. } => Some(record.header.number),
+            _ => None,
+        })
+        .collect()
+}
+
+fn announcement(record: &Record) -> Announcement {
+    let header = &record.header;
+    Announcement {
+        log: header.log,
+        address: header.address,
+        length: header.length,
+        epoch: header.epoch,
+        digest: header.digest,
+        request: header.request,
+    }
+}
+
+fn tail_message(tail: Tail) -> LogTailV1 {
+    let end = tail.next_address();
+    LogTailV1 {
+        log: LOG.0,
+        epoch: tail.epoch().0,
+        records: tail.next_number(),
+        segment: end.segment.0,
+        offset: end.offset,
+        chain: tail.chain(),
+    }
+}
+
+#[test]
+fn a_gap_holds_back_what_lies_behind_it() {
+    let (all, _) = records(5);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    assert_eq!(deliver(&mut replica, &[&all[0], &all[1]]), [0, 1]);
+    assert!(deliver(&mut replica, &[&all[4], &all[3]]).is_empty());
+    assert_eq!(replica.held_bytes(), all[3].bytes().len() + all[4].bytes().len());
+    assert_eq!(deliver(&mut replica, &[&all[2]]), [2, 3, 4]);
+    assert_eq!(replica.held_bytes(), 0);
+}
+
+#[test]
+fn marks_follow_the_disk_and_not_the_wire() {
+    let (all, _) = records(3);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    deliver(&mut replica, &[&all[0], &all[1], &all[2]]);
+    let end = all[1].header.next_address();
+    let effects = step(&mut replica, ReplicaInput::Durable { log: LOG, records: 2, end });
+    let [ReplicaEffect::Marks(marks)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((marks[0].records, marks[0].offset), (2, end.offset));
+    assert!(step(&mut replica, ReplicaInput::Durable { log: LOG, records: 2, end }).is_empty());
+}
+
+#[test]
+fn promotion_names_exactly_what_cannot_be_shown() {
+    let (all, _) = records(6);
+    let mut replica = Replica::new(Epoch(4), Vec::new());
+    step(&mut replica, ReplicaInput::Announced(all.iter().map(announcement).collect()));
+    deliver(&mut replica, &[&all[0], &all[1], &all[4]]);
+    let effects = step(&mut replica, ReplicaInput::Promote { token: 1, dry_run: false });
+    let [ReplicaEffect::Promoted { promotion, dry_run: false, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let missing: Vec<LogAddress> = promotion.missing.iter().map(|lost| lost.address).collect();
+    let expected: Vec<LogAddress> = all[2..].iter().map(|record| record.header.address).collect();
+    assert_eq!(missing, expected);
+    assert_eq!(promotion.behind_gap.len(), 1);
+    assert_eq!(promotion.epoch, Epoch(5));
+    let logs = replica.into_logs(Epoch(5));
+    assert_eq!((logs[0].tail.next_number(), logs[0].tail.epoch()), (2, Epoch(5)));
+    assert_eq!(logs[0].requests, [(RequestId(1), 1, all[1].header.address)]);
+}
+
+#[test]
+fn another_history_is_refused() {
+    let (all, _) = records(3);
+    let mut other = Tail::new(LOG);
+    let payload = CreatePayload { degrade: Degrade::Block, name: "other".to_owned() }.to_bytes();
+    other.place(
+        RecordFields { kind: RecordKind::Create, ..RecordFields::default() },
+        &payload,
+        SEGMENT_BYTES,
+    );
+    let (foreign, _) = other.place(RecordFields::default(), b"foreign", SEGMENT_BYTES);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    deliver(&mut replica, &[&all[0]]);
+    let effects = step(&mut replica, ReplicaInput::Records(vec![foreign.bytes()]));
+    assert!(
+        matches!(&effects[..], [ReplicaEffect::Event(ReplicaEvent::Diverged { log: LOG, .. })]),
+        "{effects:?}"
+    );
+    assert!(deliver(&mut replica, &[&all[1]]).is_empty(), "a log that diverged applies nothing");
+}
+
+#[test]
+fn a_primary_that_lost_its_newest_records_cuts_the_mirror_back() {
+    let (all, _) = records(5);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    deliver(&mut replica, &all.iter().collect::<Vec<_>>());
+    let (_, mut tail) = records(3);
+    let effects = step(&mut replica, ReplicaInput::Rewind(vec![tail_message(tail)]));
+    assert!(matches!(
+        &effects[..],
+        [
+            ReplicaEffect::Rewind { log: LOG, .. },
+            ReplicaEffect::Event(ReplicaEvent::Rewound { from: 5, to: 3, .. })
+        ]
+    ));
+    let (next, _) = tail.place(RecordFields::default(), b"another history", SEGMENT_BYTES);
+    assert_eq!(deliver(&mut replica, &[&next]), [3]);
+}
+
+#[test]
+fn bytes_that_are_no_record_are_reported() {
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let effects = step(&mut replica, ReplicaInput::Records(vec![Bytes::from_static(b"nonsense")]));
+    assert!(matches!(&effects[..], [ReplicaEffect::Event(ReplicaEvent::Malformed { .. })]));
+}
+
+#[test]
+fn frees_reach_the_mirror() {
+    let (all, mut tail) = records(3);
+    let payload = FreePayload { appends: vec![(1, all[1].header.address)] }.to_bytes();
+    let fields = RecordFields { kind: RecordKind::Free, ..RecordFields::default() };
+    let (free, _) = tail.place(fields, &payload, SEGMENT_BYTES);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    deliver(&mut replica, &[&all[0], &all[1], &all[2], &free]);
+    assert!(replica.is_freed(LOG, 1));
+    assert!(!replica.is_freed(LOG, 2));
+}
+
+proptest! {
+    /// Whatever the order and however often records come, they are applied in order, each once.
+    #[test]
+    fn any_order_is_applied_in_order(order in prop::collection::vec(0usize..12, 0..60)) {
+        let (all, _) = records(12);
+        let mut replica = Replica::new(Epoch(0), Vec::new());
+        let mut applied = Vec::new();
+        for n in order {
+            applied.extend(deliver(&mut replica, &[&all[n]]));
+        }
+        applied.extend(deliver(&mut replica, &all.iter().collect::<Vec<_>>()));
+        prop_assert_eq!(applied, (0..12).collect::<Vec<u64>>());
+    }
+}
