@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parhelion_plugin::{Exposure, Structure};
 use parhelion_types::{RecordKey, SiteId};
 use parhelion_wire::Announcement;
-use parhelion_wire::link::{ChannelCountsV1, LogMarkV1};
+use parhelion_wire::link::{ChannelCountsV1, LogMarkV1, LogTailV1};
 use tokio::sync::oneshot;
 
 /// Down to the driver at the primary.
@@ -36,6 +36,9 @@ pub enum LinkCommand {
         /// Told when symbols flow under the new code.
         done: oneshot::Sender<Result<(), String>>,
     },
+    /// Asks the mirror to cut logs back to where they end here. It ends the session; the next one begins with
+    /// the marks that result.
+    Rewind(Vec<LogTailV1>),
     /// Sends what is queued, closes the session and ends the driver.
     Close,
 }
@@ -127,6 +130,9 @@ pub enum MirrorEvent {
     },
     /// Announcements, in any order, some twice.
     Announced(Vec<Announcement>),
+    /// The primary lost records in a crash that are here: cut these logs back. The session ends with it; no
+    /// other may be welcomed before it is done.
+    Rewind(Vec<LogTailV1>),
     /// Whole records, header and payload, in any order, none twice in one session.
     Records(Vec<Bytes>),
     /// The session ended: what has not arrived will not.

@@ -173,7 +173,7 @@ impl PrimaryDriver {
                     let _ = done.send(chosen.map(|chosen| self.code = chosen));
                 }
                 // No session: the storage actor sends them when it is told of the next one.
-                Some(LinkCommand::Announce { .. } | LinkCommand::Send { .. }) => {
+                Some(LinkCommand::Announce { .. } | LinkCommand::Send { .. } | LinkCommand::Rewind(_)) => {
                     self.stats.commands_discarded.add(1);
                 }
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parhelion_plugin::Exposure;
 use parhelion_types::{SiteId, Time};
-use parhelion_wire::link::{ChangeCodeV1, ChannelCountsV1, LogMarkV1};
+use parhelion_wire::link::{ChangeCodeV1, ChannelCountsV1, LogMarkV1, RewindV1};
 use parhelion_wire::{WireError, frame};
 use quinn_proto::ConnectionHandle;
 use rand::rngs::StdRng;
@@ -176,6 +176,13 @@ impl PrimarySession {
             LinkCommand::ChangeCode { name, parameters, done } => {
                 // Whoever asked may have gone; the change stands.
                 let _ = done.send(self.change_code(now, &name, &parameters));
+            }
+            LinkCommand::Rewind(logs) => {
+                match (&mut self.control, frame(&RewindV1 { session: self.id, logs }, b"", 0)) {
+                    (Some(control), Ok(frame)) if matches!(self.phase, Phase::Up) => control.send(frame),
+                    (_, Err(error)) => tracing::error!(%error, "too many logs to cut back in one message"),
+                    _ => self.stats.commands_discarded.add(1),
+                }
             }
             LinkCommand::Close => {
                 if !self.is_closing() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{Mirror, Pki, Primary, codes, mark, mirror_config, over_a_path, primary_config};
 use parhelion_link_driver::{LinkCommand, LinkError, LinkEvent, MirrorConfig, PrimaryDriver, Transport};
 use parhelion_types::{Error, ErrorKind, Role, SiteId};
+use parhelion_wire::link::LogTailV1;
 
 /// The same configuration on the ports that another mirror had.
 fn on_ports_of(mirror: &Mirror, mut config: MirrorConfig) -> MirrorConfig {
@@ -49,6 +50,26 @@ async fn a_restarted_mirror_is_found_again_and_gets_the_rest() {
         assert_eq!(primary.stats.sessions.get(), 2);
         drop(mirror);
     }
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_cut_back_is_met_again_at_the_cut() {
+    let pki = Pki::new();
+    let mirror = Mirror::start(mirror_config(&pki));
+    let mut primary = Primary::start(primary_config(&pki, mirror.addresses));
+    primary.up().await;
+    for number in 0..20 {
+        primary.send(4, number, 5_000);
+    }
+    primary.until(|p| p.mirrored.get(&4) == Some(&20)).await;
+    let tail = LogTailV1 { log: 4, epoch: 0, records: 15, segment: 0, offset: 0, chain: 0 };
+    primary.command(LinkCommand::Rewind(vec![tail]));
+    primary.down().await;
+    assert_eq!(primary.up().await, [mark(4, 15)]);
+    for number in 15..25 {
+        primary.send(4, number, 5_000);
+    }
+    primary.until(|p| p.mirrored.get(&4) == Some(&25)).await;
 }
 
 #[tokio::test]

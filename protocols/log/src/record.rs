@@ -29,7 +29,7 @@ const CHECKSUM_AT: usize = 96;
 const SAMPLED: u32 = 1;
 /// Records start at multiples of this.
 const ALIGN: u32 = 8;
-const _: () = assert!(RECORD_HEADER_BYTES as u32 % ALIGN == 0);
+const _: () = assert!((RECORD_HEADER_BYTES as u32).is_multiple_of(ALIGN));
 
 /// What a record does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ fn fields(n: u64) -> RecordFields {
         durability: Durability::Network,
         time: SourceTime(1000 + n),
         request: RequestId(u128::from(n) + 1),
-        trace: TraceContext { trace: 3, span: 4, sampled: n % 2 == 0 },
+        trace: TraceContext { trace: 3, span: 4, sampled: n.is_multiple_of(2) },
     }
 }
 

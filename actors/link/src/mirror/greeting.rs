@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use parhelion_types::{Error, ErrorKind, SiteId, Time};
 use parhelion_wire::Checked;
-use parhelion_wire::link::{ChangeCodeV1, HelloV1};
+use parhelion_wire::link::{ArchivedLogTailV1, ChangeCodeV1, HelloV1, LogTailV1, RewindV1};
 use quinn_proto::{ConnectionHandle, StreamId};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
@@ -106,6 +106,15 @@ impl MirrorDriver {
                         Checked::<ChangeCodeV1>::parse(&envelope, body)
                             .map_err(|error| error.to_string())
                             .and_then(|m| session.change_code(&self.config, time, &m.get().code, &self.stats))
+                    }
+                    Ok(Some((envelope, body))) if is::<RewindV1>(&envelope) => {
+                        Checked::<RewindV1>::parse(&envelope, body)
+                            .map_err(|error| error.to_string())
+                            .and_then(|m| {
+                                self.events
+                                    .push(MirrorEvent::Rewind(m.get().logs.iter().map(log_tail).collect()));
+                                Err("logs are cut back at the primary's word; it comes again".to_owned())
+                            })
                     }
                     Ok(Some((envelope, _))) => Err(format!("message kind {} out of place", envelope.kind)),
                     Err(error) => Err(error.to_string()),
@@ -298,5 +307,16 @@ impl MirrorDriver {
             }
             is_in_use || peer.until > time
         });
+    }
+}
+
+fn log_tail(tail: &ArchivedLogTailV1) -> LogTailV1 {
+    LogTailV1 {
+        log: tail.log.to_native(),
+        epoch: tail.epoch.to_native(),
+        records: tail.records.to_native(),
+        segment: tail.segment.to_native(),
+        offset: tail.offset.to_native(),
+        chain: tail.chain.to_native(),
     }
 }

@@ -93,6 +93,9 @@ impl Primary {
         let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await;
         let event = event.unwrap_or_else(|_| panic!("no event in 20 s: {:?}", self.stats.all())).unwrap();
         match &event {
+            LinkEvent::Up { marks, .. } => {
+                self.mirrored = marks.iter().map(|mark| (mark.log, mark.records)).collect();
+            }
             LinkEvent::Announced(keys) => self.announced.extend(keys),
             LinkEvent::Coverage(changes) => {
                 for change in changes {
@@ -221,6 +224,12 @@ impl MirrorSink for MirrorEvents {
                         .collect();
                     if !marks.is_empty() {
                         let _ = self.commands.send(MirrorCommand::Marks(marks.into_values().collect()));
+                    }
+                }
+                MirrorEvent::Rewind(tails) => {
+                    for tail in tails {
+                        store.durable.insert(tail.log, tail.records);
+                        store.records.retain(|&(log, number), _| log != tail.log || number < tail.records);
                     }
                 }
                 MirrorEvent::Down { reason } => store.downs.push(reason),
