@@ -66,6 +66,10 @@ pub struct StorageActor {
     mirror_traces: MirrorTraces,
     timer: Option<SpawnHandle>,
     draining: Option<oneshot::Sender<()>>,
+    /// Logs of a mirror that are being cut back on disk.
+    rewinding: HashMap<LogId, u32>,
+    /// Primaries that wait for that before they are welcomed.
+    held_hellos: Vec<Token>,
     writes_pending: HashMap<LogId, u64>,
 }
 
@@ -107,6 +111,8 @@ impl StorageActor {
             mirror_traces: MirrorTraces::new(config.tracer.clone()),
             timer: None,
             draining: None,
+            rewinding: HashMap::new(),
+            held_hellos: Vec::new(),
             writes_pending: HashMap::new(),
             config,
         }
@@ -145,6 +151,7 @@ impl StorageActor {
                 self.to_link(LinkCommand::Announce { key, announcement })
             }
             Effect::Send { key, record } => self.to_link(LinkCommand::Send { key, record }),
+            Effect::Rewind(logs) => self.to_link(LinkCommand::Rewind(logs)),
             Effect::ReadBacklog { log, from, bytes_max, session } => {
                 let store = self.config.store.clone();
                 let address = ctx.address();
@@ -167,6 +174,13 @@ impl StorageActor {
                 self.config.metrics.mirroring_latency.observe(latency as f64 / 1e6);
                 self.mirror_traces.received(&record.header);
                 self.write(WriteRequest { record, opens_segment });
+            }
+            ReplicaEffect::Rewind { log, tail } => {
+                if let Err(error) = self.config.store.rewind(log, tail) {
+                    tracing::error!(%log, %error, "log could not be cut back");
+                } else {
+                    *self.rewinding.entry(log).or_default() += 1;
+                }
             }
             ReplicaEffect::Learned { log, name, request } => (self.config.learned)(log, name, request),
             ReplicaEffect::Welcome { token, marks } => {
@@ -239,9 +253,10 @@ impl StorageActor {
             }
             (Waiting::Free(answer), Ok(Reply::Freed)) => drop(answer.send(Ok(()))),
             (Waiting::Append { answer, asked, bytes, .. }, Ok(Reply::Acked(acked))) => {
-                let outcome = match () {
-                    () if acked.degraded => AppendOutcome::Degraded,
-                    () => AppendOutcome::Acknowledged,
+                let outcome = match (acked.degraded, acked.duplicate) {
+                    (true, _) => AppendOutcome::Degraded,
+                    (_, true) => AppendOutcome::Duplicate,
+                    _ => AppendOutcome::Acknowledged,
                 };
                 let latency = acked.acknowledged.since(acked.accepted);
                 self.config.metrics.append(asked, outcome, bytes, latency);
@@ -431,6 +446,17 @@ impl Handler<FromStore> for StorageActor {
                 }
                 self.config.pending.retained(self.retained_bytes());
             }
+            StoreEvent::Rewound { log, .. } => {
+                if let Some(count) = self.rewinding.get_mut(&log) {
+                    *count -= 1;
+                }
+                self.rewinding.retain(|_, count| *count > 0);
+                if self.rewinding.is_empty() {
+                    for token in std::mem::take(&mut self.held_hellos) {
+                        self.step_mirror(ReplicaInput::Hello { token });
+                    }
+                }
+            }
             StoreEvent::Failed { log, reason } => match self.core {
                 Core::Primary(_) => self.step(Input::WriteFailed { log, reason }, ctx),
                 Core::Mirror(_) => self.step_mirror(ReplicaInput::WriteFailed { log, reason }),
@@ -447,12 +473,10 @@ impl Handler<FromLink> for StorageActor {
             let input = match event {
                 LinkEvent::Up { peer, marks, structure, code } => {
                     tracing::info!(%peer, %code, logs = marks.len(), "link is up");
-                    self.config.metrics.link_up.set(1.0);
                     Input::LinkUp { marks, structure, code }
                 }
                 LinkEvent::Down { reason } => {
                     tracing::warn!(%reason, "link is down");
-                    self.config.metrics.link_up.set(0.0);
                     Input::LinkDown
                 }
                 LinkEvent::CodeChanged { structure, code } => Input::CodeChanged { structure, code },
@@ -502,8 +526,13 @@ impl Handler<FromMirrorLink> for StorageActor {
                         continue;
                     }
                     let token = self.token(Waiting::Welcome(marks));
-                    self.step_mirror(ReplicaInput::Hello { token });
+                    if self.rewinding.is_empty() {
+                        self.step_mirror(ReplicaInput::Hello { token });
+                    } else {
+                        self.held_hellos.push(token);
+                    }
                 }
+                MirrorEvent::Rewind(logs) => self.step_mirror(ReplicaInput::Rewind(logs)),
                 MirrorEvent::Announced(batch) => self.step_mirror(ReplicaInput::Announced(batch)),
                 MirrorEvent::Records(records) => {
                     let bytes = records.iter().map(bytes::Bytes::len).sum();
@@ -551,6 +580,9 @@ fn log_event(event: &Event) {
         Event::Fenced { log, epoch } => {
             tracing::error!(%log, epoch, "the other site has a newer epoch; this site takes no more appends");
         }
+        Event::Ahead { log, mirror, here } => {
+            tracing::warn!(%log, mirror, here, "the mirror has records that were lost here unacknowledged; cutting it back");
+        }
         Event::Diverged { log, mirror, here } => {
             tracing::error!(%log, mirror, here, "the mirror holds more of the log than this site; not feeding it");
         }
@@ -564,6 +596,9 @@ fn log_replica_event(event: &ReplicaEvent) {
     match event {
         ReplicaEvent::Diverged { log, reason } => {
             tracing::error!(%log, %reason, "the primary's log is no continuation of the mirror's; not applying it");
+        }
+        ReplicaEvent::Rewound { log, from, to } => {
+            tracing::warn!(%log, from, to, "the primary lost records in a crash; cutting the log back to what it has");
         }
         ReplicaEvent::Malformed { reason } => tracing::error!(%reason, "bytes from the link are no record"),
         ReplicaEvent::WriteFailed { log, reason } => {

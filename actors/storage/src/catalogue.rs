@@ -1,20 +1,27 @@
 //! The catalogue: small facts about logs and the site, in RocksDB.
 //!
-//! Checkpoints are written without a sync: each can be derived again from the segments before it. The
-//! site's duty and epoch cannot, so they are synced.
+//! | key | value | synced |
+//! | --- | --- | --- |
+//! | `site` | duty and epoch; nothing else knows them | always |
+//! | `checkpoint/<log>` | the log's state where its last segment begins; can be derived again | once per segment |
+//! | `durable/<log>` | how many records were durable when last written; may lag, never leads | at the log's creation |
+//!
+//! The durable count tells damage from a torn write: a record below it was whole once.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use parhelion_log::{ActiveMap, FreePayload, Record, RecordKind, SegmentHeader, Tail};
 use parhelion_types::{Epoch, LogAddress, LogId, RequestId, SegmentId};
-use rocksdb::{DB, Options, WriteOptions};
+use rocksdb::{DB, Options, WriteBatch, WriteOptions};
 
 use crate::store::RecoveredLog;
 
 /// Version of the values' layout.
 const VERSION: u8 = 1;
 const SITE_KEY: &[u8] = b"site";
+const CHECKPOINT_PREFIX: &[u8] = b"checkpoint/";
+const DURABLE_PREFIX: &[u8] = b"durable/";
 
 /// A catalogue that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -99,20 +106,59 @@ impl Catalogue {
     /// # Errors
     /// RocksDB cannot write or sync them.
     pub fn put_site(&self, state: SiteState) -> Result<(), CatalogueError> {
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
         let epoch = state.epoch.0.to_le_bytes();
         let value = [&[VERSION, u8::from(state.promoted)][..], &epoch].concat();
-        self.db.put_opt(SITE_KEY, value, &options).map_err(|reason| self.error(reason))
+        self.db.put_opt(SITE_KEY, value, &synced()).map_err(|reason| self.error(reason))
     }
 
     pub(crate) fn checkpoint(&self, log: LogId) -> Result<Option<Checkpoint>, CatalogueError> {
-        let Some(value) = self.get(&checkpoint_key(log))? else { return Ok(None) };
+        let Some(value) = self.get(&key(CHECKPOINT_PREFIX, log))? else { return Ok(None) };
         Checkpoint::parse(&value).map(Some).ok_or_else(|| self.malformed(&format!("log {log}")))
     }
 
-    pub(crate) fn put_checkpoint(&self, log: LogId, checkpoint: &Checkpoint) -> Result<(), CatalogueError> {
-        self.db.put(checkpoint_key(log), checkpoint.to_bytes()).map_err(|reason| self.error(reason))
+    /// Stores the bytes of a checkpoint whose segment has a durable record.
+    pub(crate) fn put_checkpoint(&self, log: LogId, checkpoint: &[u8]) -> Result<(), CatalogueError> {
+        let key = key(CHECKPOINT_PREFIX, log);
+        self.db.put_opt(key, checkpoint, &synced()).map_err(|reason| self.error(reason))
+    }
+
+    /// How many records of the log were durable at least; none where the catalogue never knew the log.
+    pub(crate) fn durable(&self, log: LogId) -> Result<Option<u64>, CatalogueError> {
+        match self.get(&key(DURABLE_PREFIX, log))?.as_deref() {
+            None => Ok(None),
+            Some([VERSION, count @ ..]) if count.len() == 8 => {
+                Ok(count.first_chunk().map(|count| u64::from_le_bytes(*count)))
+            }
+            Some(_) => Err(self.malformed(&format!("log {log}"))),
+        }
+    }
+
+    /// Notes durable counts, without a sync: they outlive the process, and lag after a loss of power.
+    pub(crate) fn put_durable(
+        &self,
+        counts: impl Iterator<Item = (LogId, u64)>,
+    ) -> Result<(), CatalogueError> {
+        let mut batch = WriteBatch::default();
+        for (log, count) in counts {
+            batch.put(key(DURABLE_PREFIX, log), durable_value(count));
+        }
+        self.db.write(batch).map_err(|reason| self.error(reason))
+    }
+
+    /// Makes the catalogue know a log that is about to get its first record.
+    pub(crate) fn begin_log(&self, log: LogId) -> Result<(), CatalogueError> {
+        let key = key(DURABLE_PREFIX, log);
+        self.db.put_opt(key, durable_value(0), &synced()).map_err(|reason| self.error(reason))
+    }
+
+    /// Makes it durable that a log ends before record `number`: a checkpoint behind that is dropped.
+    pub(crate) fn cut(&self, log: LogId, number: u64) -> Result<(), CatalogueError> {
+        let mut batch = WriteBatch::default();
+        if self.checkpoint(log)?.is_some_and(|checkpoint| checkpoint.number >= number) {
+            batch.delete(key(CHECKPOINT_PREFIX, log));
+        }
+        batch.put(key(DURABLE_PREFIX, log), durable_value(number));
+        self.db.write_opt(batch, &synced()).map_err(|reason| self.error(reason))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, CatalogueError> {
@@ -130,14 +176,14 @@ impl Catalogue {
 
 impl Checkpoint {
     /// A log without records.
-    pub fn start(_log: LogId, requests_max: usize) -> Self {
+    pub fn start() -> Self {
         Self {
             segment: SegmentId(0),
             number: 0,
             chain: 0,
             epoch: Epoch(0),
             active: ActiveMap::default(),
-            requests: VecDeque::with_capacity(requests_max.min(1024)),
+            requests: VecDeque::new(),
         }
     }
 
@@ -172,7 +218,7 @@ impl Checkpoint {
             }
             RecordKind::Append if !header.request.is_none() => {
                 self.requests.push_back((header.request, header.number, header.address));
-                if self.requests.len() > requests_max {
+                while self.requests.len() > requests_max {
                     self.requests.pop_front();
                 }
             }
@@ -189,7 +235,7 @@ impl Checkpoint {
 
     /// `version u8 | segment u32 | number u64 | chain u32 | epoch u32 | requests u32 | active u32`, then the
     /// requests (request u128, number u64, segment u32, offset u32) and the active map.
-    fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let active = self.active.to_bytes();
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&self.segment.0.to_le_bytes());
@@ -236,8 +282,18 @@ impl Checkpoint {
     }
 }
 
-fn checkpoint_key(log: LogId) -> Vec<u8> {
-    [b"checkpoint/", &log.0.to_le_bytes()[..]].concat()
+fn key(prefix: &[u8], log: LogId) -> Vec<u8> {
+    [prefix, &log.0.to_le_bytes()].concat()
+}
+
+fn durable_value(count: u64) -> Vec<u8> {
+    [&[VERSION][..], &count.to_le_bytes()].concat()
+}
+
+fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
 }
 
 #[cfg(test)]
@@ -246,7 +302,7 @@ mod tests {
 
     #[test]
     fn checkpoints_survive() {
-        let mut checkpoint = Checkpoint::start(LogId(1), 10);
+        let mut checkpoint = Checkpoint::start();
         checkpoint.segment = SegmentId(3);
         checkpoint.number = 77;
         checkpoint.chain = 5;
@@ -260,6 +316,41 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Checkpoint::parse(&bytes[..length]).is_none());
         }
+    }
+
+    #[test]
+    fn the_layout_is_frozen() {
+        let mut checkpoint = Checkpoint::start();
+        checkpoint.segment = SegmentId(0x0403_0201);
+        checkpoint.number = 0x0c0b_0a09_0807_0605;
+        checkpoint.chain = 0x100f_0e0d;
+        checkpoint.epoch = Epoch(0x1413_1211);
+        checkpoint.active.free(65);
+        checkpoint.requests.push_back((RequestId(0x15), 0x16, LogAddress::new(0x17, 0x18)));
+        let mut golden: Vec<u8> = vec![1];
+        golden.extend(1..=0x14);
+        golden.extend([1, 0, 0, 0, 16, 0, 0, 0]);
+        golden.extend([0x15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend([0x16, 0, 0, 0, 0, 0, 0, 0, 0x17, 0, 0, 0, 0x18, 0, 0, 0]);
+        golden.extend([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(checkpoint.to_bytes(), golden);
+        assert_eq!(key(CHECKPOINT_PREFIX, LogId(0x0201)), b"checkpoint/\x01\x02\0\0");
+        assert_eq!(durable_value(0x0201), [1, 1, 2, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn durable_counts_are_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        {
+            let catalogue = Catalogue::open(directory.path()).unwrap();
+            assert_eq!(catalogue.durable(LogId(1)).unwrap(), None);
+            catalogue.begin_log(LogId(1)).unwrap();
+            assert_eq!(catalogue.durable(LogId(1)).unwrap(), Some(0));
+            catalogue.put_durable([(LogId(1), 7), (LogId(2), 1 << 40)].into_iter()).unwrap();
+        }
+        let catalogue = Catalogue::open(directory.path()).unwrap();
+        assert_eq!(catalogue.durable(LogId(1)).unwrap(), Some(7));
+        assert_eq!(catalogue.durable(LogId(2)).unwrap(), Some(1 << 40));
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub(crate) async fn read(
     let mut held = budget.enter(announced.unwrap_or(limit)).await;
     let read = collect(payload, announced.unwrap_or_default(), limit, &too_long);
     let body = tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
-        let message = format!("the request's body did not come within {BODY_TIMEOUT:?}; send it faster, or in parts");
+        let message =
+            format!("the request's body did not come within {BODY_TIMEOUT:?}; send it faster, or in parts");
         Err(Failure::new(StatusCode::REQUEST_TIMEOUT, Error::invalid(message)))
     })?;
     held.shrink(body.len());
@@ -46,7 +47,9 @@ async fn collect(
 ) -> Result<Bytes, Failure> {
     let mut body = BytesMut::with_capacity(announced);
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| Failure::invalid(format!("the request's body is broken: {error}; send it again")))?;
+        let chunk = chunk.map_err(|error| {
+            Failure::invalid(format!("the request's body is broken: {error}; send it again"))
+        })?;
         if chunk.len() > limit - body.len() {
             return Err(too_long(body.len() + chunk.len()));
         }

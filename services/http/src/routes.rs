@@ -43,9 +43,11 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 type Answered = Result<HttpResponse, Failure>;
 type Shared = web::Data<State>;
+/// Method, path, and what makes the route: actix wants a new one for each worker.
+type Row = (&'static str, &'static str, fn() -> Route);
 
 /// One row per path and method; a path of the description that is not here fails a test, and so does the reverse.
-const ROUTES: &[(&str, &str, fn() -> Route)] = &[
+const ROUTES: &[Row] = &[
     ("POST", "/v1/logs", || web::post().to(create)),
     ("GET", "/v1/logs", || web::get().to(list)),
     ("GET", "/v1/logs/{log}", || web::get().to(stat)),
@@ -114,11 +116,14 @@ struct StatusQuery {
 
 async fn create(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
     let too_long = |bytes| {
-        Error::invalid(format!("the request's JSON of {bytes} bytes is over the limit of {JSON_BYTES_MAX}; shorten it"))
+        Error::invalid(format!(
+            "the request's JSON of {bytes} bytes is over the limit of {JSON_BYTES_MAX}; shorten it"
+        ))
     };
     let (body, _held) = body::read(&request, payload, &state.in_flight, JSON_BYTES_MAX, too_long).await?;
-    let body: CreateBody = serde_json::from_slice(&body)
-        .map_err(|error| Failure::invalid(format!("create: {error}; send JSON such as {{\"name\": \"orders\"}}")))?;
+    let body: CreateBody = serde_json::from_slice(&body).map_err(|error| {
+        Failure::invalid(format!("create: {error}; send JSON such as {{\"name\": \"orders\"}}"))
+    })?;
     let create = CreateRequest {
         name: body.name,
         degrade: optional("create: degrade", body.degrade.as_deref(), "give block, degrade or fail")?
@@ -152,17 +157,20 @@ async fn stat(state: Shared, request: HttpRequest) -> Answered {
 async fn append(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
     let log = log_of(&request)?;
     let query: AppendQuery = query(&request)?;
-    let max_risk = optional("append: max_risk", query.max_risk.as_deref(), "give a probability such as 1e-6")?;
+    let max_risk =
+        optional("append: max_risk", query.max_risk.as_deref(), "give a probability such as 1e-6")?;
     let deadline = query.deadline.as_deref().map(|text| {
-        humantime::parse_duration(text)
-            .map_err(|error| Failure::invalid(format!("append: deadline {text:?}: {error}; give a time such as 500ms")))
+        humantime::parse_duration(text).map_err(|error| {
+            Failure::invalid(format!("append: deadline {text:?}: {error}; give a time such as 500ms"))
+        })
     });
     let durability =
         optional("append: durability", query.durability.as_deref(), "give local, network or remote")?;
     let request_id = request_id("append", query.request_id.as_deref())?;
     let deadline = deadline.transpose()?;
     let too_long = |bytes| append_too_long(log, bytes);
-    let (payload, _held) = body::read(&request, payload, &state.in_flight, APPEND_BYTES_MAX, too_long).await?;
+    let (payload, _held) =
+        body::read(&request, payload, &state.in_flight, APPEND_BYTES_MAX, too_long).await?;
     let append = AppendRequest {
         log,
         payload,
@@ -215,9 +223,12 @@ async fn wrong_method(request: HttpRequest) -> Answered {
         .filter(|(_, path)| request.match_pattern().as_deref() == Some(*path))
         .map(|(method, _)| method)
         .collect();
-    let message = format!("{} {}: only {} is served there", request.method(), request.path(), allowed.join(" and "));
-    let mut response =
-        actix_web::ResponseError::error_response(&Failure::new(StatusCode::METHOD_NOT_ALLOWED, Error::invalid(message)));
+    let message =
+        format!("{} {}: only {} is served there", request.method(), request.path(), allowed.join(" and "));
+    let mut response = actix_web::ResponseError::error_response(&Failure::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Error::invalid(message),
+    ));
     if let Ok(allowed) = allowed.join(", ").parse() {
         response.headers_mut().insert(actix_web::http::header::ALLOW, allowed);
     }
@@ -225,15 +236,14 @@ async fn wrong_method(request: HttpRequest) -> Answered {
 }
 
 async fn wrong_path(request: HttpRequest) -> Answered {
-    let message = format!("{} {}: nothing is served there; see /v1/openapi.json", request.method(), request.path());
+    let message =
+        format!("{} {}: nothing is served there; see /v1/openapi.json", request.method(), request.path());
     Err(Failure::new(StatusCode::NOT_FOUND, Error::invalid(message)))
 }
 
 /// The bytes in pieces that share them.
 fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Result<Bytes, Error>> {
-    std::iter::from_fn(move || {
-        (!bytes.is_empty()).then(|| Ok(bytes.split_to(bytes.len().min(PIECE_BYTES))))
-    })
+    std::iter::from_fn(move || (!bytes.is_empty()).then(|| Ok(bytes.split_to(bytes.len().min(PIECE_BYTES)))))
 }
 
 fn log_of(request: &HttpRequest) -> Result<LogId, Failure> {
@@ -257,7 +267,8 @@ where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    let parse = |text: &str| text.parse().map_err(|error| Failure::invalid(format!("{what}: {error}; {remedy}")));
+    let parse =
+        |text: &str| text.parse().map_err(|error| Failure::invalid(format!("{what}: {error}; {remedy}")));
     text.map(parse).transpose()
 }
 

@@ -77,7 +77,13 @@ impl HttpConfig {
     /// Plain HTTP on `listen`, which must be of this machine, with 64 MiB in flight.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
-        Self { listen, tls: None, allow_remote_plaintext: false, in_flight: Budget::new(64 << 20), workers: 2 }
+        Self {
+            listen,
+            tls: None,
+            allow_remote_plaintext: false,
+            in_flight: Budget::new(64 << 20),
+            workers: 2,
+        }
     }
 
     /// Checks that nothing is served to other machines by accident.

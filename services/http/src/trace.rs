@@ -25,7 +25,11 @@ fn parse(header: &str) -> Option<TraceContext> {
     let flags = u8::from_str_radix(field(2)?, 16).ok()?;
     // Later versions may have more fields; this one may not.
     let is_known = version == "00" && fields.next().is_none() || !matches!(version, "00" | "ff");
-    (is_known && trace != 0 && span != 0).then_some(TraceContext { trace, span, sampled: flags & SAMPLED != 0 })
+    (is_known && trace != 0 && span != 0).then_some(TraceContext {
+        trace,
+        span,
+        sampled: flags & SAMPLED != 0,
+    })
 }
 
 #[cfg(test)]

@@ -52,7 +52,10 @@ async fn a_log_makes_its_round_trip() {
     assert_eq!(read.status, 200);
     assert!(read.body == bytes);
     assert_eq!(read.header("content-length"), Some("200000"));
-    assert_eq!(read.header("parhelion-crc32c"), Some(format!("{:08x}", parhelion_wire::crc32c(&bytes)).as_str()));
+    assert_eq!(
+        read.header("parhelion-crc32c"),
+        Some(format!("{:08x}", parhelion_wire::crc32c(&bytes)).as_str())
+    );
     assert_eq!(ask(to, "DELETE", &at, b"").await.status, 204);
     assert_eq!(ask(to, "GET", &at, b"").await.status, 400);
     assert_eq!(ask(to, "GET", "/v1/logs/1", b"").await.json()["freed"], 1);
@@ -117,7 +120,9 @@ async fn bodies_over_the_limit_are_refused_however_they_come() {
     let largest = vec![1; APPEND_BYTES_MAX];
     assert_eq!(ask(to, "POST", "/v1/logs/1/appends", &largest).await.status, 201);
 
-    let head = |framing: &str| format!("POST /v1/logs/1/appends HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{framing}\r\n\r\n");
+    let head = |framing: &str| {
+        format!("POST /v1/logs/1/appends HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{framing}\r\n\r\n")
+    };
     // Announced: refused before a byte of it is sent.
     let announced = head(&format!("content-length: {}", APPEND_BYTES_MAX + 1));
     let response = exchange(TcpStream::connect(to).await.unwrap(), announced.as_bytes()).await;
@@ -130,6 +135,7 @@ async fn bodies_over_the_limit_are_refused_however_they_come() {
         chunked.resize(chunked.len() + (1 << 20), 7);
         chunked.extend_from_slice(b"\r\n");
     }
+    chunked.extend_from_slice(b"0\r\n\r\n");
     let response = exchange(TcpStream::connect(to).await.unwrap(), &chunked).await;
     assert_eq!(response.status, 413);
     // Not announced and small: taken.
@@ -151,7 +157,8 @@ async fn with_tls_callers_are_known() {
     let server = start(&site, |config| config.tls = Some(identity("node-1").server_config(&[]).unwrap()));
     let to = server.local_address();
     let ask = async |name: &str| {
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(identity(name).client_config(&[]).unwrap()));
+        let connector =
+            tokio_rustls::TlsConnector::from(Arc::new(identity(name).client_config(&[]).unwrap()));
         let tcp = TcpStream::connect(to).await.unwrap();
         let stream = connector.connect(SERVER_NAME.try_into().unwrap(), tcp).await.unwrap();
         send(stream, "GET", "/v1/logs", &[], b"").await

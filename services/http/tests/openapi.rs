@@ -73,10 +73,15 @@ impl Operation<'_> {
     fn check(&self, document: &Value, response: &Response) {
         let what = format!("{} {} {}", self.method, self.path, response.status);
         let described = &self.value["responses"][response.status.to_string()];
-        assert!(described.is_object(), "{what} is not described: {}", String::from_utf8_lossy(&response.body));
+        assert!(
+            described.is_object(),
+            "{what} is not described: {}",
+            String::from_utf8_lossy(&response.body)
+        );
         for (name, header) in described.get("headers").and_then(Value::as_object).unwrap_or(&Map::new()) {
             let value = response.header(name).unwrap_or_else(|| panic!("{what}: no header {name}"));
-            let value = serde_json::from_str(value).ok().filter(Value::is_number).unwrap_or_else(|| value.into());
+            let value =
+                serde_json::from_str(value).ok().filter(Value::is_number).unwrap_or_else(|| value.into());
             if header["schema"]["type"] != "string" {
                 validate(document, &header["schema"], &value, &format!("{what} {name}"));
             }
@@ -158,9 +163,13 @@ fn what_is_served_is_described_and_the_reverse() {
     let ids: BTreeSet<_> = operations.iter().map(|it| it.value["operationId"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), served.len());
     for operation in &operations {
-        let named: BTreeSet<_> = operation.parameters.iter().filter(|it| it["in"] == "path").map(|it| text(&it["name"])).collect();
-        let in_path: BTreeSet<_> =
-            operation.path.split('/').filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
+        let named: BTreeSet<_> =
+            operation.parameters.iter().filter(|it| it["in"] == "path").map(|it| text(&it["name"])).collect();
+        let in_path: BTreeSet<_> = operation
+            .path
+            .split('/')
+            .filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned()))
+            .collect();
         assert_eq!(named, in_path, "{}", operation.path);
     }
 }

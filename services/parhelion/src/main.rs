@@ -4,6 +4,7 @@ mod backend;
 mod cli;
 mod client;
 mod commands;
+mod gauges;
 mod link;
 mod node;
 mod output;

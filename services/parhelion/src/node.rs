@@ -18,12 +18,13 @@ use parhelion_actor_runtime::{Clock, Escalation, Gate, Policy, supervise};
 use parhelion_estimator::{Belief, EstimatorActor};
 use parhelion_gate::tls::{LINK_PROTOCOL, SERVER_NAME, require_role};
 use parhelion_gate::{Api, ApiConfig, Budget, Identity};
+use parhelion_http::{HttpConfig, HttpServer};
 use parhelion_link_driver::{
     CodeLookup, Congestion, LaneConfig, MirrorAddresses, MirrorConfig, PeerCheck, PrimaryConfig, Transport,
 };
 use parhelion_metadata::MetadataActor;
 use parhelion_mirror::PrimaryLog;
-use parhelion_observability::{Telemetry, TelemetryConfig};
+use parhelion_observability::{Metrics, Telemetry, TelemetryConfig};
 use parhelion_plugin::{Parameters, Structure};
 use parhelion_plugin_host::Catalogue as Plugins;
 use parhelion_risk::{Assumption, Pricer};
@@ -38,6 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::backend::NodeBackend;
+use crate::gauges;
 use crate::link::{CurrentStats, DecoderActor, EncoderActor};
 use crate::output::{Exit, Failure};
 use crate::settings::{self, Duty, Settings};
@@ -69,6 +71,7 @@ pub fn run(settings: Settings) -> Result<ExitCode, Failure> {
 
 struct Node {
     api: Api,
+    http: Option<HttpServer>,
     storage: Addr<StorageActor>,
     store: Arc<Store>,
     arbiters: [Arbiter; 2],
@@ -177,13 +180,14 @@ impl Node {
             belief: (settings.node.duty == Duty::Primary).then_some(belief),
             link: stats,
         });
-        let api_config = ApiConfig {
-            in_flight: Budget::new(settings.api.in_flight.as_u64()),
-            ..ApiConfig::new(settings.api.listen)
-        };
-        let api = Api::start(api_config, &identity, backend).map_err(Failure::new)?;
-        announce_ready(api.local_address().map_err(Failure::new)?, link_addresses);
-        Ok(Self { api, storage, store, arbiters: [state, link] })
+        let in_flight = Budget::new(settings.api.in_flight.as_u64());
+        let api_config = ApiConfig { in_flight: in_flight.clone(), ..ApiConfig::new(settings.api.listen) };
+        let api = Api::start(api_config, &identity, backend.clone()).map_err(Failure::new)?;
+        actix::spawn(gauges::keep(telemetry.metrics().clone(), storage.clone(), backend.clone()));
+        let http = start_http(settings, &identity, in_flight, backend, telemetry.metrics().clone())?;
+        let http_address = http.as_ref().map(HttpServer::local_address);
+        announce_ready(api.local_address().map_err(Failure::new)?, http_address, link_addresses);
+        Ok(Self { api, http, storage, store, arbiters: [state, link] })
     }
 
     /// Serves until the first signal, then drains; a second signal ends the process at once.
@@ -198,6 +202,9 @@ impl Node {
             }
         });
         self.api.stop(drain).await;
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         let (answer, drained) = oneshot::channel();
         self.storage.do_send(Request::Drain { answer });
         if tokio::time::timeout(drain, drained).await.is_err() {
@@ -305,9 +312,31 @@ fn escalation() -> Escalation {
     })
 }
 
-fn announce_ready(api: SocketAddr, link: Option<MirrorAddresses>) {
+/// The HTTP front end, unless it is off.
+fn start_http(
+    settings: &Settings,
+    identity: &Identity,
+    in_flight: Budget,
+    backend: Arc<NodeBackend>,
+    metrics: Metrics,
+) -> Result<Option<HttpServer>, Failure> {
+    let http = &settings.http;
+    let Ok(listen) = http.listen.parse::<SocketAddr>() else { return Ok(None) };
+    let tls =
+        if http.tls { Some(identity.server_config(&[b"http/1.1"]).map_err(Failure::new)?) } else { None };
+    let config = HttpConfig {
+        tls,
+        allow_remote_plaintext: http.allow_remote_plaintext,
+        in_flight,
+        ..HttpConfig::new(listen)
+    };
+    let scrape = Arc::new(move || metrics.prometheus_text());
+    HttpServer::start(config, backend, scrape).map(Some).map_err(Failure::new)
+}
+
+fn announce_ready(api: SocketAddr, http: Option<SocketAddr>, link: Option<MirrorAddresses>) {
     let link = link.map(|at| json!({ "bulk": at.bulk, "critical": at.critical, "tcp": at.tcp }));
-    let line = json!({ "ready": true, "api": api, "link": link });
+    let line = json!({ "ready": true, "api": api, "http": http, "link": link });
     let mut out = std::io::stdout().lock();
     // Whoever started the node may have closed its end.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

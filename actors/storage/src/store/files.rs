@@ -1,18 +1,19 @@
-//! Segment files: where they are, and how they come to be.
+//! Segment files: where they are, how they come to be, which are open.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use parhelion_log::SegmentHeader;
 use parhelion_types::{LogId, SegmentId};
 
 use super::StoreError;
+use super::spares::Spares;
 
-/// Bytes written at once when a file is filled with zeros.
-const ZEROS_BYTES: usize = 1 << 20;
+/// Files that a writer keeps open: few enough for many logs under a common limit of 1024 descriptors.
+const OPEN_FILES_MAX: usize = 128;
 
 /// Directory of a log.
 pub(crate) fn log_directory(directory: &Path, log: LogId) -> PathBuf {
@@ -21,7 +22,11 @@ pub(crate) fn log_directory(directory: &Path, log: LogId) -> PathBuf {
 
 /// File of a segment.
 pub(crate) fn segment_path(directory: &Path, log: LogId, segment: SegmentId) -> PathBuf {
-    log_directory(directory, log).join(format!("{:08}.seg", segment.0))
+    log_directory(directory, log).join(segment_name(segment))
+}
+
+fn segment_name(segment: SegmentId) -> String {
+    format!("{:08}.seg", segment.0)
 }
 
 /// Segments of a log, ascending.
@@ -31,90 +36,96 @@ pub(crate) fn segments_of(directory: &Path, log: LogId) -> Result<Vec<SegmentId>
     let mut segments = Vec::new();
     for entry in fs::read_dir(&path).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|n| n.parse().ok());
-        segments.extend(number.map(SegmentId));
+        let Some(name) = name.to_str() else { continue };
+        let number = name.strip_suffix(".seg").and_then(|number| number.parse().ok()).map(SegmentId);
+        segments.extend(number.filter(|&segment| segment_name(segment) == name));
     }
     segments.sort_unstable();
     Ok(segments)
 }
 
-/// Makes the entry of `path` in its directory durable.
+/// Makes the entries of a directory durable.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Keeps files of zeros ready, so that a new segment's blocks have been written once before.
-#[derive(Debug)]
-pub(crate) struct Spares {
-    ready: Receiver<PathBuf>,
+/// Makes a directory, and those above it that are absent, each durable in its parent.
+pub(crate) fn create_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = match directory.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return fs::create_dir(directory),
+    };
+    create_directory(parent)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !directory.is_dir() => Err(error),
+        _ => sync_directory(parent),
+    }
 }
 
-impl Spares {
-    /// Starts the thread that fills `count` files ahead; 0 for none.
-    pub fn start(directory: PathBuf, bytes: u32, count: usize) -> Result<Self, StoreError> {
-        let home = directory.join("spare");
-        let unusable = |reason| StoreError::Directory { path: home.clone(), reason };
-        // A spare of an earlier run may be half filled: it is not worth finding out.
-        match fs::remove_dir_all(&home) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
-            _ => fs::create_dir_all(&home).map_err(unusable)?,
-        }
-        let (send, ready) = mpsc::sync_channel(count.saturating_sub(1));
-        if count > 0 {
-            let fill = move || fill(&home, bytes, &send);
-            std::thread::Builder::new()
-                .name("store-spares".to_owned())
-                .spawn(fill)
-                .map_err(|reason| StoreError::Directory { path: directory, reason })?;
-        }
-        Ok(Self { ready })
+/// Makes the file of a new segment durable, with its header and its name, and opens it.
+///
+/// Recovery removes what a torn creation left, so a file that exists holds records: it is never touched.
+pub(crate) fn create_segment(directory: &Path, spares: &Spares, header: &SegmentHeader) -> io::Result<File> {
+    let path = segment_path(directory, header.log, header.segment);
+    let home = log_directory(directory, header.log);
+    create_directory(&home)?;
+    if header.segment.0 == 0 {
+        // The log's directory may be there already, from a run that died before its entry was durable.
+        sync_directory(&directory.join("logs"))?;
     }
-
-    /// Makes the file of a new segment durable, with its header, and opens it.
-    pub fn open_segment(&self, directory: &Path, header: &SegmentHeader) -> io::Result<File> {
-        let path = segment_path(directory, header.log, header.segment);
-        let home = log_directory(directory, header.log);
-        if !home.exists() {
-            fs::create_dir_all(&home)?;
-            sync_directory(&directory.join("logs"))?;
-            sync_directory(directory)?;
-        }
-        // The first segment of a log grows as it is written: most logs of a site with many are small.
-        let spare = if header.segment.0 > 0 { self.ready.try_recv().ok() } else { None };
-        if let Some(spare) = spare {
+    if path.try_exists()? {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", path.display())));
+    }
+    // The first segment of a log grows as it is written: most logs of a site with many are small.
+    let spare = if header.segment.0 > 0 { spares.take() } else { None };
+    let file = match spare {
+        Some(spare) => {
             fs::rename(spare, &path)?;
+            File::options().read(true).write(true).open(&path)?
         }
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
-        file.write_all_at(&header.to_bytes(), 0)?;
-        file.sync_data()?;
-        sync_directory(&home)?;
-        Ok(file)
-    }
+        None => File::options().read(true).write(true).create_new(true).open(&path)?,
+    };
+    // No record is written before the header and the name are durable: a file without a header holds none.
+    file.write_all_at(&header.to_bytes(), 0)?;
+    file.sync_all()?;
+    sync_directory(&home)?;
+    Ok(file)
 }
 
-/// Fills one file after another; the channel's bound makes it wait.
-fn fill(home: &Path, bytes: u32, ready: &SyncSender<PathBuf>) {
-    for n in 0u64.. {
-        let path = home.join(format!("{n}.seg"));
-        if let Err(error) = fill_one(&path, bytes) {
-            tracing::warn!(path = %path.display(), %error, "no spare segment; new segments will be slower");
-            let _ = fs::remove_file(&path);
-            return;
-        }
-        if ready.send(path).is_err() {
-            return;
-        }
-    }
+/// The files that a writer has open, one per log; the one that was used longest ago makes room.
+///
+/// Every write is synced before the next job, so that closing a file loses no error.
+#[derive(Debug, Default)]
+pub(crate) struct OpenFiles {
+    files: HashMap<LogId, (File, u64)>,
+    uses: u64,
 }
 
-fn fill_one(path: &Path, bytes: u32) -> io::Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(true).open(path)?;
-    let zeros = vec![0; ZEROS_BYTES];
-    let mut left = bytes as usize;
-    while left > 0 {
-        let piece = left.min(zeros.len());
-        file.write_all(&zeros[..piece])?;
-        left -= piece;
+impl OpenFiles {
+    /// The log's file.
+    pub fn get(&mut self, log: LogId) -> Option<&File> {
+        self.uses += 1;
+        let (file, used) = self.files.get_mut(&log)?;
+        *used = self.uses;
+        Some(file)
     }
-    file.sync_all()
+
+    /// Keeps the log's file, in place of an earlier one.
+    pub fn put(&mut self, log: LogId, file: File) {
+        self.uses += 1;
+        if self.files.len() >= OPEN_FILES_MAX && !self.files.contains_key(&log) {
+            let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(log, _)| *log);
+            oldest.map(|log| self.files.remove(&log));
+        }
+        self.files.insert(log, (file, self.uses));
+    }
+
+    /// Closes the log's file.
+    pub fn close(&mut self, log: LogId) {
+        self.files.remove(&log);
+    }
 }

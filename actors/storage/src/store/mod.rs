@@ -1,4 +1,3 @@
-// NOTE TO THE STORE'S DEVELOPER from the lead: read /tmp/store-findings.md now and mend all of it; remove this line.
 //! The store: segments on disk, group commit, recovery, reads.
 //!
 //! One OS thread per data directory writes. It drains its queue into one batch, writes each log's records
@@ -9,32 +8,38 @@
 //! <directory>/LOCK                       held while a node uses the directory
 //! <directory>/logs/<log>/<segment>.seg   segment header, then records
 //! <directory>/spare/<n>.seg              files of zeros, ready to become segments
-//! <first directory>/catalogue/           RocksDB: checkpoints, the site's epoch
+//! <directory>/cut/<log>-<number>/        what was cut off a mirror's log, kept for people
+//! <first directory>/catalogue/           RocksDB: checkpoints, durable counts, the site's epoch
 //! ```
 //!
 //! A synced write into blocks that were written before costs about half of one that appends or that fills
 //! preallocated blocks, because the file system has nothing to journal; hence the spare files of zeros.
 
+mod cut;
 mod files;
+mod homes;
 mod lock;
 mod reader;
 mod recover;
+mod spares;
 mod writer;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_types::{Degrade, LogAddress, LogId, RequestId};
 
 use crate::catalogue::{Catalogue, CatalogueError};
-use files::Spares;
+use homes::Homes;
 use reader::Reader;
-use writer::{Job, Writer};
+use spares::Spares;
+use writer::{Job, Shared, Writer};
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -67,6 +72,13 @@ pub enum StoreEvent {
         bytes: usize,
         /// Time of the syncs.
         sync: std::time::Duration,
+    },
+    /// The log was cut back ([`Store::rewind`]), durably.
+    Rewound {
+        /// The log.
+        log: LogId,
+        /// Number of its next record.
+        number: u64,
     },
     /// The log can be written no more until the store is opened again: what the kernel did with a failed
     /// write is unknown, so nothing is tried again and no success is claimed.
@@ -172,33 +184,14 @@ pub enum StoreError {
 /// Segments of a node's logs. Dropping it writes what is queued, syncs, and joins the writers.
 #[derive(Debug)]
 pub struct Store {
-    config: StoreConfig,
     catalogue: Arc<Catalogue>,
-    reader: Reader,
+    reader: Arc<Reader>,
     queues: Vec<mpsc::Sender<Job>>,
     queued_bytes: Arc<AtomicUsize>,
+    queue_bytes_max: usize,
     homes: Arc<Homes>,
     threads: Vec<JoinHandle<()>>,
     _locks: Vec<lock::DirectoryLock>,
-}
-
-/// Which directory each log lives in.
-#[derive(Debug)]
-pub(crate) struct Homes {
-    directories: Vec<PathBuf>,
-    known: Mutex<HashMap<LogId, usize>>,
-}
-
-impl Homes {
-    /// Index of the log's directory; a new log gets one by its number.
-    fn index(&self, log: LogId) -> usize {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *known.entry(log).or_insert(log.0 as usize % self.directories.len())
-    }
-
-    fn directory(&self, log: LogId) -> &Path {
-        &self.directories[self.index(log)]
-    }
 }
 
 impl Store {
@@ -207,80 +200,125 @@ impl Store {
     /// # Errors
     /// A directory is locked or unusable, or a log is damaged in its middle.
     pub fn open(config: StoreConfig, on_event: OnEvent) -> Result<(Self, Vec<RecoveredLog>), StoreError> {
+        let Some(first) = config.directories.first() else {
+            let reason = io::Error::new(io::ErrorKind::InvalidInput, "no data directory is configured");
+            return Err(StoreError::Directory { path: PathBuf::new(), reason });
+        };
         let mut locks = Vec::new();
         for directory in &config.directories {
             locks.push(lock::DirectoryLock::take(directory)?);
         }
-        let catalogue = Arc::new(Catalogue::open(&config.directories[0].join("catalogue"))?);
-        let mut known = HashMap::new();
+        let catalogue = Arc::new(Catalogue::open(&first.join("catalogue"))?);
+        files::sync_directory(first)
+            .map_err(|reason| StoreError::Directory { path: first.clone(), reason })?;
+        let (found, recovered) = Self::recover(&config, &catalogue)?;
+        let homes = Arc::new(Homes::new(config.directories.clone(), found, &recovered));
+        let reader = Arc::new(Reader::new(homes.clone()));
+        let shared = Shared {
+            catalogue: catalogue.clone(),
+            homes: homes.clone(),
+            reader: reader.clone(),
+            queued_bytes: Arc::new(AtomicUsize::new(0)),
+            requests_max: config.requests_max,
+            on_event,
+        };
+        let mut store = Self {
+            catalogue,
+            reader,
+            queued_bytes: shared.queued_bytes.clone(),
+            queue_bytes_max: config.queue_bytes_max,
+            queues: Vec::new(),
+            homes,
+            threads: Vec::new(),
+            _locks: locks,
+        };
+        for (index, directory) in config.directories.iter().enumerate() {
+            let spares = Spares::start(directory, config.segment_bytes, config.spares)?;
+            let here = recovered.iter().filter(|log| store.homes.index(log.log) == index);
+            let writer = Writer::new(directory.clone(), spares, here, shared.clone());
+            let (queue, jobs) = mpsc::channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("store-{index}"))
+                .spawn(move || run(writer, &jobs))
+                .map_err(|reason| StoreError::Directory { path: directory.clone(), reason })?;
+            store.queues.push(queue);
+            store.threads.push(thread);
+        }
+        Ok((store, recovered))
+    }
+
+    /// Where each log was found, and its state; the catalogue is brought up to date.
+    fn recover(
+        config: &StoreConfig,
+        catalogue: &Catalogue,
+    ) -> Result<(HashMap<LogId, usize>, Vec<RecoveredLog>), StoreError> {
+        let mut found = HashMap::new();
         let mut recovered = Vec::new();
         for (index, directory) in config.directories.iter().enumerate() {
             for log in recover::logs_in(directory)? {
-                known.insert(log, index);
-                if let Some(state) = recover::recover(directory, log, &catalogue, config.requests_max)? {
-                    recovered.push(state);
+                let Some(state) = recover::recover(directory, log, catalogue, config.requests_max)? else {
+                    continue;
+                };
+                if let Some(other) = found.insert(log, index) {
+                    let other = config.directories[other].display();
+                    return Err(StoreError::Corrupt {
+                        log,
+                        address: Tail::first_address(),
+                        path: files::log_directory(directory, log),
+                        reason: format!("the log is also in {other}"),
+                    });
                 }
+                recovered.push(state);
             }
         }
         recovered.sort_by_key(|log| log.log);
-        let homes = Arc::new(Homes { directories: config.directories.clone(), known: Mutex::new(known) });
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let mut queues = Vec::new();
-        let mut threads = Vec::new();
-        for (index, directory) in config.directories.iter().enumerate() {
-            let spares = Spares::start(directory.clone(), config.segment_bytes, config.spares)?;
-            let (queue, jobs) = mpsc::channel();
-            let here = |log: &&RecoveredLog| homes.index(log.log) == index;
-            let writer = Writer::new(
-                directory.clone(),
-                config.requests_max,
-                catalogue.clone(),
-                spares,
-                recovered.iter().filter(here),
-                on_event.clone(),
-                queued_bytes.clone(),
-            );
-            let name = format!("store-{index}");
-            let thread = std::thread::Builder::new()
-                .name(name)
-                .spawn(move || writer.run(&jobs))
-                .map_err(|reason| StoreError::Directory { path: directory.clone(), reason })?;
-            queues.push(queue);
-            threads.push(thread);
-        }
-        let reader = Reader::new(homes.clone());
-        let store = Self { config, catalogue, reader, queues, queued_bytes, homes, threads, _locks: locks };
-        Ok((store, recovered))
+        catalogue.put_durable(recovered.iter().map(|log| (log.log, log.tail.next_number())))?;
+        Ok((found, recovered))
     }
 
     /// Queues a record for the disk.
     ///
     /// # Errors
-    /// The queue is full. Callers that hold byte credits below the queue's limit never see it.
+    /// The queue is full. Callers that hold byte credits below the queue's limit never see it. A log whose
+    /// record was refused fails with its next record, unless the refused one is queued again before it.
     pub fn append(&self, request: WriteRequest) -> Result<(), StoreError> {
-        let bytes = request.record.header.record_bytes();
-        let max = self.config.queue_bytes_max;
+        let bytes = request.record.header.stored_bytes() as usize;
+        let max = self.queue_bytes_max;
         if self.queued_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes > max {
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
             return Err(StoreError::Busy(max));
         }
         let index = self.homes.index(request.record.header.log);
-        self.queues[index].send(Job::Write(request)).map_err(|_| StoreError::Busy(max))
+        self.queues[index].send(Job::Write(request)).map_err(|_| {
+            self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            StoreError::Busy(max)
+        })
+    }
+
+    /// Cuts a log back to `tail`, in order with the writes. What is cut off is kept aside in the
+    /// directory's `cut`; [`StoreEvent::Rewound`] tells when it is done.
+    ///
+    /// # Errors
+    /// The writer has ended.
+    pub fn rewind(&self, log: LogId, tail: Tail) -> Result<(), StoreError> {
+        let index = self.homes.index(log);
+        let busy = |_| StoreError::Busy(self.queue_bytes_max);
+        self.queues[index].send(Job::Rewind { log, tail }).map_err(busy)
     }
 
     /// Reads the record at an address.
     ///
     /// # Errors
-    /// No record starts there, or it is damaged.
+    /// No durable record starts there, or it is damaged.
     pub fn read(&self, log: LogId, address: LogAddress) -> Result<Record, StoreError> {
         self.reader.read(log, address)
     }
 
-    /// Reads records in log order from an address on, up to `bytes_max` bytes but at least one record.
-    /// Empty at the end of the log.
+    /// Reads durable records in log order from an address on, up to `bytes_max` bytes (8 KiB at least) and
+    /// at least one record. Empty at the end of the log.
     ///
     /// # Errors
-    /// A record is damaged, or a file cannot be read.
+    /// A record is damaged, none starts at the address, or a file cannot be read.
     pub fn read_from(
         &self,
         log: LogId,
@@ -306,11 +344,20 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         for queue in &self.queues {
-            // A writer that has ended has written everything.
+            // Refused only by a writer that has ended, and that one has written everything.
             let _ = queue.send(Job::Stop);
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+/// A writer's thread. Appends wait for it, so its panic ends the process: a restart finds every record that
+/// was acknowledged, and a process that lived on would keep its clients waiting for ever.
+fn run(writer: Writer, jobs: &mpsc::Receiver<Job>) {
+    if catch_unwind(AssertUnwindSafe(|| writer.run(jobs))).is_err() {
+        tracing::error!("a writer of the store panicked; ending the process, a restart recovers every log");
+        std::process::abort();
     }
 }

@@ -1,4 +1,4 @@
-//! Reads, from any thread.
+//! Reads, from any thread. Only what is durable is shown.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,11 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use parhelion_log::{RECORD_HEADER_BYTES, Record, RecordHeader, SEGMENT_HEADER_BYTES};
-use parhelion_types::{LogAddress, LogId, SegmentId};
+use parhelion_log::{RECORD_HEADER_BYTES, Record, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Tail};
+use parhelion_types::{Epoch, LogAddress, LogId, SegmentId};
 
+use super::StoreError;
 use super::files::segment_path;
-use super::{Homes, StoreError};
+use super::homes::Homes;
 
 /// Files kept open.
 const OPEN_FILES_MAX: usize = 256;
@@ -25,20 +26,38 @@ pub(crate) struct Reader {
     open: Mutex<HashMap<(LogId, SegmentId), Arc<File>>>,
 }
 
+/// What a record must continue: its number and the checksum of the header before it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    number: u64,
+    chain: u32,
+}
+
 impl Reader {
     pub fn new(homes: Arc<Homes>) -> Self {
         Self { homes, open: Mutex::new(HashMap::new()) }
     }
 
     pub fn read(&self, log: LogId, address: LogAddress) -> Result<Record, StoreError> {
-        let missing = || StoreError::NoRecord { log, address };
-        let file = self.file(log, address.segment)?.ok_or_else(missing)?;
+        let no_record = StoreError::NoRecord { log, address };
+        match self.homes.end(log) {
+            Some(end) if address < end && may_hold_record(address) => {}
+            _ => return Err(no_record),
+        }
+        let Some(file) = self.file(log, address.segment)? else {
+            return Err(self.corrupt(log, start_of(address.segment), "the segment is missing"));
+        };
         let first = self.read_at(log, address, &file, FIRST_READ_BYTES)?;
-        let header = match RecordHeader::parse(&first) {
-            Ok(header) if header.log == log && header.address == address => header,
-            // An address in the middle of a record, or behind the end, is the caller's mistake; damage in
-            // a header cannot be told from it.
-            _ => return Err(missing()),
+        let header = match header_at(&first, log, address) {
+            Ok(header) => header,
+            // Damage, unless no record starts here: the records before tell.
+            Err(reason) => {
+                let place = self.place_of(log, address, &file)?;
+                return Err(match self.opens_with(log, address.segment.next(), place)? {
+                    true => no_record,
+                    false => self.corrupt(log, address, &reason),
+                });
+            }
         };
         let wanted = header.record_bytes();
         let bytes = if wanted <= first.len() {
@@ -55,45 +74,105 @@ impl Reader {
         mut address: LogAddress,
         bytes_max: usize,
     ) -> Result<Vec<Record>, StoreError> {
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = Vec::new();
+        let Some(end) = self.homes.end(log) else { return Ok(records) };
+        if address < end && !may_hold_record(address) {
+            return Err(StoreError::NoRecord { log, address });
+        }
         let mut left = bytes_max.max(FIRST_READ_BYTES);
-        while left > 0 {
-            let Some(file) = self.file(log, address.segment)? else { break };
+        while address < end && left >= RECORD_HEADER_BYTES {
+            let Some(file) = self.file(log, address.segment)? else {
+                return Err(self.corrupt(log, start_of(address.segment), "the segment is missing"));
+            };
             let bytes = self.read_at(log, address, &file, left)?;
+            let is_whole = bytes.len() < left;
             let mut at = 0;
-            let before = records.len();
-            let mut cut = false;
-            while let Ok(header) = RecordHeader::parse(&bytes[at..]) {
-                if header.log != log || header.address != address {
-                    break;
+            let damage = loop {
+                if address >= end {
+                    return Ok(records);
+                }
+                if bytes.len() - at < RECORD_HEADER_BYTES && !is_whole {
+                    return Ok(records);
+                }
+                let header = match header_at(&bytes[at..], log, address) {
+                    Ok(header) => header,
+                    Err(reason) => break reason,
+                };
+                if let Some(last) = records.last()
+                    && place_behind(last) != place_at(&header)
+                {
+                    return Err(self.corrupt(log, address, "the record does not continue the one before"));
                 }
                 if at + header.record_bytes() > bytes.len() {
-                    cut = true;
-                    break;
+                    if records.is_empty() {
+                        return self.read(log, address).map(|record| vec![record]);
+                    }
+                    if is_whole {
+                        return Err(self.corrupt(log, address, "the file ends within the record"));
+                    }
+                    return Ok(records);
                 }
                 let record = Record::parse(bytes.slice(at..at + header.record_bytes()))
                     .map_err(|error| self.corrupt(log, address, &error.to_string()))?;
                 at = (at + header.stored_bytes() as usize).min(bytes.len());
                 address = header.next_address();
                 records.push(record);
+            };
+            // The log goes on, but not here: either the segment is used up, or this is damage.
+            let place = match records.last() {
+                Some(last) => place_behind(last),
+                None => self.place_of(log, address, &file)?,
+            };
+            if !self.opens_with(log, address.segment.next(), place)? {
+                return Err(self.corrupt(log, address, &damage));
             }
             left = left.saturating_sub(at);
-            if cut && records.is_empty() {
-                return self.read(log, address).map(|record| vec![record]);
-            }
-            if cut {
-                break;
-            }
-            if records.len() == before || at < bytes.len() {
-                // The segment is used up, or the log ends here: another segment tells which.
-                let next = LogAddress { segment: address.segment.next(), offset: SEGMENT_HEADER_BYTES };
-                if self.file(log, next.segment)?.is_none() {
-                    break;
-                }
-                address = next;
-            }
+            address = LogAddress { segment: address.segment.next(), offset: SEGMENT_HEADER_BYTES };
         }
         Ok(records)
+    }
+
+    /// Closes the log's files, of which some have been moved aside.
+    pub fn forget(&self, log: LogId) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| *of != log);
+    }
+
+    /// What a record at `address` would continue, found by walking the segment's headers.
+    fn place_of(&self, log: LogId, address: LogAddress, file: &File) -> Result<Place, StoreError> {
+        let segment = address.segment;
+        let first = self.read_at(log, start_of(segment), file, SEGMENT_HEADER_BYTES as usize)?;
+        let header = SegmentHeader::parse(&first)
+            .map_err(|error| self.corrupt(log, start_of(segment), &error.to_string()))?;
+        let mut tail = Tail::at_segment(log, segment, header.first_number, header.chain, Epoch(0));
+        loop {
+            let at = tail.next_address();
+            if at == address {
+                return Ok(Place { number: tail.next_number(), chain: tail.chain() });
+            }
+            if at > address {
+                return Err(StoreError::NoRecord { log, address });
+            }
+            let bytes = self.read_at(log, at, file, RECORD_HEADER_BYTES)?;
+            let walked = header_at(&bytes, log, at)
+                .and_then(|header| tail.accept(&header).map_err(|error| error.to_string()));
+            if let Err(reason) = walked {
+                let place = Place { number: tail.next_number(), chain: tail.chain() };
+                return Err(match self.opens_with(log, segment.next(), place)? {
+                    true => StoreError::NoRecord { log, address },
+                    false => self.corrupt(log, at, &reason),
+                });
+            }
+        }
+    }
+
+    /// Whether a segment begins at a place of the log.
+    fn opens_with(&self, log: LogId, segment: SegmentId, place: Place) -> Result<bool, StoreError> {
+        let Some(file) = self.file(log, segment)? else { return Ok(false) };
+        let bytes = self.read_at(log, start_of(segment), &file, SEGMENT_HEADER_BYTES as usize)?;
+        let header = SegmentHeader::parse(&bytes)
+            .map_err(|error| self.corrupt(log, start_of(segment), &error.to_string()))?;
+        let opens = Place { number: header.first_number, chain: header.chain };
+        Ok((header.log, header.segment) == (log, segment) && opens == place)
     }
 
     fn file(&self, log: LogId, segment: SegmentId) -> Result<Option<Arc<File>>, StoreError> {
@@ -122,7 +201,7 @@ impl Reader {
         file: &File,
         bytes_max: usize,
     ) -> Result<Bytes, StoreError> {
-        let mut bytes = vec![0; bytes_max.max(RECORD_HEADER_BYTES)];
+        let mut bytes = vec![0; bytes_max];
         let mut filled = 0;
         while filled < bytes.len() {
             match file.read_at(&mut bytes[filled..], u64::from(address.offset) + filled as u64) {
@@ -143,4 +222,30 @@ impl Reader {
         let path = segment_path(self.homes.directory(log), log, address.segment);
         StoreError::Corrupt { log, address, path, reason: reason.to_owned() }
     }
+}
+
+/// Whether a record may start at the address at all.
+fn may_hold_record(address: LogAddress) -> bool {
+    address.offset >= SEGMENT_HEADER_BYTES && address.offset.is_multiple_of(8)
+}
+
+fn start_of(segment: SegmentId) -> LogAddress {
+    LogAddress { segment, offset: 0 }
+}
+
+/// The intact header of the record that lies where it says.
+fn header_at(bytes: &[u8], log: LogId, address: LogAddress) -> Result<RecordHeader, String> {
+    let header = RecordHeader::parse(bytes).map_err(|error| error.to_string())?;
+    if (header.log, header.address) == (log, address) {
+        return Ok(header);
+    }
+    Err(format!("this is a record of log {} at {}", header.log, header.address))
+}
+
+fn place_at(header: &RecordHeader) -> Place {
+    Place { number: header.number, chain: header.previous }
+}
+
+fn place_behind(record: &Record) -> Place {
+    Place { number: record.header.number.wrapping_add(1), chain: record.header.checksum }
 }

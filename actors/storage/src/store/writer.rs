@@ -10,15 +10,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use parhelion_log::{Record, SegmentHeader};
+use parhelion_log::{Record, SegmentHeader, Tail};
 use parhelion_types::{LogAddress, LogId};
 
-use super::files::{Spares, segment_path};
-use super::{Durable, OnEvent, RecoveredLog, StoreEvent, WriteRequest};
+use super::cut::cut;
+use super::files::{OpenFiles, create_segment, segment_path};
+use super::homes::Homes;
+use super::reader::Reader;
+use super::recover::recover;
+use super::spares::Spares;
+use super::{Durable, OnEvent, RecoveredLog, StoreError, StoreEvent, WriteRequest};
 use crate::catalogue::{Catalogue, Checkpoint};
 
-/// Bytes of one batch: enough to amortise a sync, few enough that the first of them is not kept waiting.
-const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Bytes at which a batch is full: enough to amortise a sync, few enough that the first of them is not
+/// kept waiting.
+pub(crate) const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// Slices of one write; the kernel takes no more than 1024.
 const SLICES_MAX: usize = 1024;
@@ -28,39 +34,51 @@ const PADDING: [u8; 8] = [0; 8];
 #[derive(Debug)]
 pub(crate) enum Job {
     Write(WriteRequest),
+    Rewind { log: LogId, tail: Tail },
     Stop,
+}
+
+/// What the writers of a store share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub catalogue: Arc<Catalogue>,
+    pub homes: Arc<Homes>,
+    pub reader: Arc<Reader>,
+    pub queued_bytes: Arc<AtomicUsize>,
+    pub requests_max: usize,
+    pub on_event: OnEvent,
 }
 
 pub(crate) struct Writer {
     directory: PathBuf,
-    requests_max: usize,
-    catalogue: Arc<Catalogue>,
     spares: Spares,
+    shared: Shared,
     logs: HashMap<LogId, Log>,
+    files: OpenFiles,
     failed: HashSet<LogId>,
-    on_event: OnEvent,
-    queued_bytes: Arc<AtomicUsize>,
 }
 
 struct Log {
-    file: Option<File>,
+    /// Where the next record must be. Checked here again, because a record that the queue refused would
+    /// leave a hole, and what follows a hole is lost.
+    tail: Tail,
     /// State at the end of what was written, to be the next segment's checkpoint.
     state: Checkpoint,
+    /// Checkpoint of a segment that has no durable record yet.
+    checkpoint: Option<Vec<u8>>,
 }
 
 impl Writer {
     pub fn new<'a>(
         directory: PathBuf,
-        requests_max: usize,
-        catalogue: Arc<Catalogue>,
         spares: Spares,
         logs: impl Iterator<Item = &'a RecoveredLog>,
-        on_event: OnEvent,
-        queued_bytes: Arc<AtomicUsize>,
+        shared: Shared,
     ) -> Self {
-        let logs = logs.map(|log| (log.log, Log { file: None, state: Checkpoint::of(log) })).collect();
-        let failed = HashSet::new();
-        Self { directory, requests_max, catalogue, spares, logs, failed, on_event, queued_bytes }
+        let logs = logs
+            .map(|log| (log.log, Log { tail: log.tail, state: Checkpoint::of(log), checkpoint: None }))
+            .collect();
+        Self { directory, spares, shared, logs, files: OpenFiles::default(), failed: HashSet::new() }
     }
 
     /// Writes until told to stop, or until nobody can queue any more.
@@ -69,20 +87,29 @@ impl Writer {
         while let Ok(job) = jobs.recv() {
             let mut bytes = 0;
             let mut stop = false;
+            let mut rewind = None;
             let mut next = Some(job);
             while let Some(job) = next {
                 match job {
                     Job::Write(request) => {
-                        bytes += request.record.header.record_bytes();
+                        bytes += request.record.header.stored_bytes() as usize;
                         batch.push(request);
                     }
+                    Job::Rewind { log, tail } => rewind = Some((log, tail)),
                     Job::Stop => stop = true,
                 }
-                next = if bytes < BATCH_BYTES_MAX && !stop { jobs.try_recv().ok() } else { None };
+                next = if bytes < BATCH_BYTES_MAX && !stop && rewind.is_none() {
+                    jobs.try_recv().ok()
+                } else {
+                    None
+                };
             }
             if !batch.is_empty() {
-                self.commit(&mut batch, bytes);
-                self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+                self.commit(&mut batch);
+                self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            }
+            if let Some((log, tail)) = rewind {
+                self.rewind(log, tail);
             }
             if stop {
                 return;
@@ -90,38 +117,101 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, batch: &mut Vec<WriteRequest>, bytes: usize) {
-        let records = batch.len();
-        // Records of one log stay in order; logs take turns in the order of their first record.
+    fn rewind(&mut self, log: LogId, tail: Tail) {
+        let event = match self.cut(log, tail) {
+            Ok(()) => StoreEvent::Rewound { log, number: tail.next_number() },
+            Err(error) => {
+                self.fail(log);
+                StoreEvent::Failed { log, reason: format!("it could not be cut back: {error}") }
+            }
+        };
+        (self.shared.on_event)(event);
+    }
+
+    /// Cuts a log back, and finds its state there as a restart would.
+    fn cut(&mut self, id: LogId, tail: Tail) -> Result<(), StoreError> {
+        let refused = |reason: &str| {
+            let path = segment_path(&self.directory, id, tail.next_address().segment);
+            Err(StoreError::File { path, reason: io::Error::other(reason.to_owned()) })
+        };
+        let Some(log) = self.logs.get(&id) else {
+            return refused("the log is unknown, or a write to it failed");
+        };
+        if tail.next_number() >= log.tail.next_number() {
+            return match tail.next_number() == log.tail.next_number() && tail.chain() == log.tail.chain() {
+                true => Ok(()),
+                false => refused("the log ends before the cut"),
+            };
+        }
+        self.files.close(id);
+        self.logs.remove(&id);
+        self.shared.homes.cut(id, tail.next_address());
+        let Shared { catalogue, requests_max, .. } = &self.shared;
+        cut(&self.directory, id, tail, catalogue)?;
+        self.shared.reader.forget(id);
+        if let Some(found) = recover(&self.directory, id, catalogue, *requests_max)? {
+            self.logs.insert(id, Log { tail, state: Checkpoint::of(&found), checkpoint: None });
+        }
+        Ok(())
+    }
+
+    /// Takes no more writes of the log.
+    fn fail(&mut self, log: LogId) {
+        self.failed.insert(log);
+        self.files.close(log);
+        self.logs.remove(&log);
+    }
+
+    fn commit(&mut self, batch: &mut Vec<WriteRequest>) {
+        // Records of one log stay in order; logs take turns in the order of their numbers.
         batch.sort_by_key(|request| request.record.header.log);
         let mut durable = Vec::new();
-        let mut sync = Duration::ZERO;
+        let (mut records, mut bytes, mut sync) = (0, 0, Duration::ZERO);
         for run in batch.chunk_by(|a, b| a.record.header.log == b.record.header.log) {
             let log = run[0].record.header.log;
             if self.failed.contains(&log) {
                 continue;
             }
             match self.write_log(log, run, &mut sync) {
-                Ok(last) => durable.push(last),
+                Ok(last) => {
+                    durable.push(last);
+                    records += run.len();
+                    bytes += run.iter().map(|request| request.record.header.record_bytes()).sum::<usize>();
+                }
                 Err(error) => {
-                    self.failed.insert(log);
-                    (self.on_event)(StoreEvent::Failed { log, reason: error.to_string() });
+                    self.fail(log);
+                    (self.shared.on_event)(StoreEvent::Failed { log, reason: error.to_string() });
                 }
             }
         }
         batch.clear();
-        if !durable.is_empty() {
-            (self.on_event)(StoreEvent::Durable { logs: durable, records, bytes, sync });
+        if durable.is_empty() {
+            return;
         }
+        let counts = durable.iter().map(|last| (last.log, last.number + 1));
+        if let Err(error) = self.shared.catalogue.put_durable(counts) {
+            tracing::warn!(%error, "no durable counts; the next start may take damage for a torn write");
+        }
+        self.shared.homes.extend(&durable);
+        (self.shared.on_event)(StoreEvent::Durable { logs: durable, records, bytes, sync });
     }
 
     /// Writes and syncs one log's share of a batch.
     fn write_log(&mut self, id: LogId, run: &[WriteRequest], sync: &mut Duration) -> io::Result<Durable> {
         let mut from = 0;
-        for at in 0..run.len() {
-            if run[at].opens_segment {
+        for (at, request) in run.iter().enumerate() {
+            let log = self.logs.entry(id).or_insert_with(|| Log {
+                tail: Tail::new(id),
+                state: Checkpoint::start(),
+                checkpoint: None,
+            });
+            let opens = log.tail.accept(&request.record.header).map_err(io::Error::other)?;
+            if opens != request.opens_segment {
+                return Err(io::Error::other("the record's place and its request disagree"));
+            }
+            if opens {
                 self.write_run(id, &run[from..at], sync)?;
-                self.open_segment(id, &run[at].record)?;
+                self.open_segment(id, &request.record)?;
                 from = at;
             }
         }
@@ -133,14 +223,13 @@ impl Writer {
     /// Writes adjacent records of one segment with as few calls as possible, and syncs the file.
     fn write_run(&mut self, id: LogId, run: &[WriteRequest], sync: &mut Duration) -> io::Result<()> {
         let Some(first) = run.first() else { return Ok(()) };
-        let log = self.logs.get_mut(&id).ok_or_else(|| io::Error::other("the log was never begun"))?;
-        let file = match &mut log.file {
-            Some(file) => file,
-            none => {
-                let path = segment_path(&self.directory, id, first.record.header.address.segment);
-                none.insert(File::options().read(true).write(true).open(path)?)
-            }
-        };
+        if self.files.get(id).is_none() {
+            let path = segment_path(&self.directory, id, first.record.header.address.segment);
+            self.files.put(id, File::options().read(true).write(true).open(path)?);
+        }
+        let never_begun = || io::Error::other("the log was never begun");
+        let file = self.files.get(id).ok_or_else(never_begun)?;
+        let log = self.logs.get_mut(&id).ok_or_else(never_begun)?;
         for piece in run.chunks(SLICES_MAX / 2) {
             let bytes: Vec<_> = piece.iter().map(|request| request.record.bytes()).collect();
             let mut slices = Vec::with_capacity(bytes.len() * 2);
@@ -150,12 +239,17 @@ impl Writer {
             }
             write_all_vectored_at(file, &mut slices, piece[0].record.header.address)?;
             for request in piece {
-                log.state.note(&request.record, self.requests_max);
+                log.state.note(&request.record, self.shared.requests_max);
             }
         }
         let start = Instant::now();
         file.sync_data()?;
         *sync += start.elapsed();
+        if let Some(checkpoint) = log.checkpoint.take()
+            && let Err(error) = self.shared.catalogue.put_checkpoint(id, &checkpoint)
+        {
+            tracing::warn!(log = %id, %error, "no checkpoint; the next start will scan more");
+        }
         Ok(())
     }
 
@@ -167,16 +261,16 @@ impl Writer {
             first_number: header.number,
             chain: header.previous,
         };
-        let file = self.spares.open_segment(&self.directory, &segment)?;
-        let requests_max = self.requests_max;
-        let log = self
-            .logs
-            .entry(id)
-            .or_insert_with(|| Log { file: None, state: Checkpoint::start(id, requests_max) });
-        log.file = Some(file);
-        log.state.begin_segment(&segment);
-        if let Err(error) = self.catalogue.put_checkpoint(id, &log.state) {
-            tracing::warn!(log = %id, %error, "no checkpoint; the next start will scan more");
+        if header.number == 0
+            && let Err(error) = self.shared.catalogue.begin_log(id)
+        {
+            tracing::warn!(log = %id, %error, "the catalogue does not know a new log");
+        }
+        let file = create_segment(&self.directory, &self.spares, &segment)?;
+        self.files.put(id, file);
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.state.begin_segment(&segment);
+            log.checkpoint = Some(log.state.to_bytes());
         }
         Ok(())
     }
