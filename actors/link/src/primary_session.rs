@@ -404,7 +404,7 @@ impl PrimarySession {
                     }
                 }
                 Some(WriterEvent::Written(key)) => {
-                    let exposure = Exposure { symbols: 1, coverage: 0, group_max: 0 };
+                    let exposure = Exposure::steady(1, 0, 0);
                     self.coverage.push(CoverageChange { key, exposure, sent: true, complete: false });
                 }
                 Some(WriterEvent::Failed(reason)) => return Err(Stop::Failed(reason)),

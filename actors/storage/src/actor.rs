@@ -74,7 +74,7 @@ pub struct StorageActor {
 }
 
 enum Core {
-    Primary(Primary),
+    Primary(Box<Primary>),
     Mirror(Replica),
 }
 
@@ -91,7 +91,7 @@ impl StorageActor {
     #[must_use]
     pub fn primary(config: StorageConfig, logs: Vec<PrimaryLog>) -> Self {
         let core = Primary::new(config.primary.clone(), config.pricer.clone(), logs);
-        Self::new(Core::Primary(core), config)
+        Self::new(Core::Primary(Box::new(core)), config)
     }
 
     /// A mirror.
@@ -217,12 +217,12 @@ impl StorageActor {
         let epoch = promotion.epoch;
         self.config.primary.epoch = epoch;
         let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), Vec::new());
-        let core = std::mem::replace(&mut self.core, Core::Primary(primary));
+        let core = std::mem::replace(&mut self.core, Core::Primary(Box::new(primary)));
         if let Core::Mirror(replica) = core {
             let logs = replica.into_logs(epoch);
             tracing::warn!(%epoch, logs = logs.len(), missing = promotion.missing.len(), "promoted to primary");
-            self.core =
-                Core::Primary(Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs));
+            let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs);
+            self.core = Core::Primary(Box::new(primary));
         }
         let _ = answer.send(Ok(promotion));
     }

@@ -128,7 +128,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     fn risk(p: f64, code: &Structure, symbols: u32, coverage: u64, group_max: u32) -> f64 {
-        let exposure = Exposure { symbols, coverage, group_max };
+        let exposure = Exposure::steady(symbols, coverage, group_max);
         IidBound.own_risk(&Channel::independent(p, 0.999), code, &exposure).probability()
     }
 

@@ -21,7 +21,11 @@ pub(crate) struct Departures {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Departure {
     Source(u64),
-    Repair(RepairHead),
+    Repair {
+        head: RepairHead,
+        /// Source symbols behind the flush before, if a flush fired it.
+        flush_run: Option<u32>,
+    },
     /// Counts for nothing: its symbol was sent before.
     Resent,
 }

@@ -57,6 +57,10 @@ pub(crate) struct Record {
     covered: Box<[u32]>,
     coverage: u64,
     group_max: u32,
+    /// Repair indices that some symbol of it got from a flush.
+    flushed: u64,
+    /// The shortest run of source symbols that such a flush ended; 0 for none.
+    flush_run: u32,
     confirmed: bool,
     /// Waits in the queue of events.
     is_changed: bool,
@@ -104,6 +108,8 @@ impl Records {
             covered: Box::default(),
             coverage: 0,
             group_max: 0,
+            flushed: 0,
+            flush_run: 0,
             confirmed: false,
             is_changed: false,
         };
@@ -193,9 +199,14 @@ impl Records {
 
 impl Record {
     /// A repair with `index` over `count` symbols covers one more symbol; whether the coverage rose.
-    pub(crate) fn cover(&mut self, index: u8, count: u16) -> bool {
+    /// `flush_run`: the flush that sent it had so many source symbols.
+    pub(crate) fn cover(&mut self, index: u8, count: u16, flush_run: Option<u32>) -> bool {
         self.group_max = self.group_max.max(u32::from(count));
         let Some(covered) = self.covered.get_mut(usize::from(index)) else { return false };
+        if let Some(run) = flush_run {
+            self.flush_run = if self.flushed == 0 { run } else { self.flush_run.min(run) };
+            self.flushed |= 1 << index;
+        }
         *covered += 1;
         if *covered < self.symbols {
             return false;
@@ -214,7 +225,8 @@ impl Record {
     }
 
     pub(crate) fn exposure(&self) -> Exposure {
-        Exposure { symbols: self.symbols, coverage: self.coverage, group_max: self.group_max }
+        let Self { symbols, coverage, group_max, flushed, flush_run, .. } = *self;
+        Exposure { symbols, coverage, group_max, flushed, flush_run }
     }
 
     /// Whether every source symbol has left the site.

@@ -11,12 +11,22 @@ pub(crate) struct Repairs {
     queue: VecDeque<Repair>,
     spare: Vec<Vec<u8>>,
     epoch: u32,
+    flush_run: Option<u32>,
+}
+
+/// A repair symbol that is about to leave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fired {
+    pub(crate) head: RepairHead,
+    /// Its code.
+    pub(crate) epoch: u32,
+    /// Source symbols behind the flush before, if a flush fired it.
+    pub(crate) flush_run: Option<u32>,
 }
 
 #[derive(Debug)]
 struct Repair {
-    head: RepairHead,
-    epoch: u32,
+    fired: Fired,
     payload: Vec<u8>,
 }
 
@@ -24,6 +34,12 @@ impl Repairs {
     /// Symbols that fire from now on belong to the code of `epoch`.
     pub(crate) fn set_epoch(&mut self, epoch: u32) {
         self.epoch = epoch;
+    }
+
+    /// Symbols that fire from now on come from a flush behind so many source symbols, or from the groups
+    /// that end by themselves.
+    pub(crate) fn set_flush_run(&mut self, flush_run: Option<u32>) {
+        self.flush_run = flush_run;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -36,18 +52,18 @@ impl Repairs {
 
     /// The heads behind the first `skip`, in the order in which they fired.
     pub(crate) fn heads(&self, skip: usize) -> impl Iterator<Item = RepairHead> {
-        self.queue.iter().skip(skip).map(|repair| repair.head)
+        self.queue.iter().skip(skip).map(|repair| repair.fired.head)
     }
 
-    /// The next head with its code's epoch; its payload is appended to `out` behind room for a header.
-    pub(crate) fn pop(&mut self, header_bytes: usize, out: &mut Vec<u8>) -> Option<(RepairHead, u32)> {
-        let Repair { head, epoch, payload } = self.queue.pop_front()?;
+    /// The next repair symbol; its payload is appended to `out` behind room for a header.
+    pub(crate) fn pop(&mut self, header_bytes: usize, out: &mut Vec<u8>) -> Option<Fired> {
+        let Repair { fired, payload } = self.queue.pop_front()?;
         out.resize(out.len() + header_bytes, 0);
         out.extend_from_slice(&payload);
         if self.spare.len() < SPARE_MAX {
             self.spare.push(payload);
         }
-        Some((head, epoch))
+        Some(fired)
     }
 }
 
@@ -56,7 +72,8 @@ impl RepairSink for Repairs {
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(payload);
-        self.queue.push_back(Repair { head, epoch: self.epoch, payload: buffer });
+        let fired = Fired { head, epoch: self.epoch, flush_run: self.flush_run };
+        self.queue.push_back(Repair { fired, payload: buffer });
     }
 }
 

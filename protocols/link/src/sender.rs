@@ -14,7 +14,7 @@ use crate::config::{SenderConfig, data_bytes, structure_of};
 use crate::departures::{Departure, Departures};
 use crate::pacer::Pacer;
 use crate::records::{RecordRef, Records};
-use crate::repairs::Repairs;
+use crate::repairs::{Fired, Repairs};
 use crate::retransmission::Retransmission;
 use crate::symbols::Symbols;
 
@@ -62,6 +62,8 @@ pub struct Sender {
     pacer: Pacer,
     retransmission: Retransmission,
     last_source: Time,
+    /// Id of the first source symbol behind the last flush, or of the code if there was none.
+    run_start: u64,
     changed: VecDeque<RecordRef>,
     stats: SenderStats,
 }
@@ -178,6 +180,7 @@ impl Sender {
             pacer: Pacer::new(config.rate_bytes_per_second, config.burst_datagrams_max, datagram_bytes),
             retransmission: Retransmission::new(now),
             last_source: now,
+            run_start: 0,
             changed: VecDeque::new(),
             stats: SenderStats::default(),
             config,
@@ -341,8 +344,8 @@ impl Sender {
 
     fn transmit_repair(&mut self, out: &mut Vec<u8>) -> Option<Transmit> {
         let start = out.len();
-        let (head, epoch) = self.repairs.pop(DATAGRAM_HEADER_BYTES, out)?;
-        let wire_number = self.departures.push(Departure::Repair(head));
+        let Fired { head, epoch, flush_run } = self.repairs.pop(DATAGRAM_HEADER_BYTES, out)?;
+        let wire_number = self.departures.push(Departure::Repair { head, flush_run });
         let RepairHead { cover, index } = head;
         let kind =
             DatagramKind::Repair { first: cover.first, stride: cover.stride, count: cover.count, index };
@@ -420,12 +423,17 @@ impl Sender {
             }
             self.code = code;
             self.repairs.set_epoch(self.code.epoch);
+            self.run_start = self.symbols.next();
         }
     }
 
     fn flush(&mut self) {
         let fired = self.repairs.len();
+        let run = u32::try_from(self.symbols.next() - self.run_start).unwrap_or(u32::MAX);
+        self.repairs.set_flush_run(Some(run.min(self.code.structure.flush_run_max())));
         self.code.encoder.flush(&mut self.repairs);
+        self.repairs.set_flush_run(None);
+        self.run_start = self.symbols.next();
         for head in self.repairs.heads(fired) {
             self.symbols.promise(head);
         }
@@ -461,7 +469,7 @@ impl Sender {
                         self.changed.push_back(at);
                     }
                 }
-                Departure::Repair(head) => self.cover(head),
+                Departure::Repair { head, flush_run } => self.cover(head, flush_run),
                 Departure::Resent => {}
             }
         }
@@ -470,7 +478,7 @@ impl Sender {
         }
     }
 
-    fn cover(&mut self, head: RepairHead) {
+    fn cover(&mut self, head: RepairHead, flush_run: Option<u32>) {
         for id in head.cover.ids() {
             let Some(symbol) = self.symbols.get_mut(id) else { continue };
             if !symbol.cover(head.index) {
@@ -478,7 +486,7 @@ impl Sender {
             }
             let at = symbol.record;
             let Some(record) = self.records.get_mut(at) else { continue };
-            if record.cover(head.index, head.cover.count) && record.mark_changed() {
+            if record.cover(head.index, head.cover.count, flush_run) && record.mark_changed() {
                 self.changed.push_back(at);
             }
         }

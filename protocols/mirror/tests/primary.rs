@@ -88,7 +88,7 @@ impl Bed {
     }
 
     fn covered(&mut self, number: u64, coverage: u64) -> Vec<Effect> {
-        let exposure = Exposure { symbols: 3, coverage, group_max: 8 };
+        let exposure = Exposure::steady(3, coverage, 8);
         let key = RecordKey { log: LOG, number };
         let complete = coverage == 0b111;
         self.step(Input::Coverage(vec![Covered { key, exposure, sent: true, complete }]))

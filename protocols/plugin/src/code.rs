@@ -113,6 +113,17 @@ impl Structure {
         }
     }
 
+    /// Source symbols between two flushes beyond which a longer run changes nothing about the order of the
+    /// repairs that the latter sends: by then every lane has one.
+    #[must_use]
+    pub fn flush_run_max(&self) -> u32 {
+        match self {
+            Self::Layered { interleaves, .. } => interleaves.last().copied().unwrap_or(1),
+            Self::Block { depth, .. } => *depth,
+            Self::None | Self::Repetition { .. } => 1,
+        }
+    }
+
     /// Source symbols that a decoder remembers behind the newest one; a power of two.
     ///
     /// Twice the span, since a cascade of rebuilt symbols reaches back further than one group (Maelstrom
@@ -268,6 +279,7 @@ mod tests {
         assert_eq!(layered.repairs_per_symbol(), 3);
         assert_eq!(layered.full_coverage(), 0b111);
         assert_eq!(layered.span_symbols(), 909);
+        assert_eq!(layered.flush_run_max(), 101);
         assert_eq!(layered.window_symbols(), Some(2048));
         assert!((layered.overhead() - 0.375).abs() < 1e-12);
         let wide = Structure::Block { r: 128, c: 64, depth: 1 };

@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn wire(symbols: u32, coverage: u64, sent: bool) -> WireState {
-        let exposure = Exposure { symbols, coverage, group_max: 8 };
+        let exposure = Exposure::steady(symbols, coverage, 8);
         WireState { exposure, sent, complete: coverage == 7 }
     }
 

@@ -22,7 +22,7 @@ pub struct Pricer {
     memo: HashMap<(CodeGeneration, Exposure), Risk>,
 }
 
-/// Answers that are remembered; beyond, all are forgotten at once. An entry is some 40 bytes.
+/// Answers that are remembered; beyond, all are forgotten at once. An entry is some 50 bytes.
 const MEMO_MAX: usize = 4096;
 
 /// Codes that are remembered. An append that outlives as many changes is not certified any more.
@@ -113,7 +113,7 @@ mod tests {
     const BLOCK: Structure = Structure::Block { r: 8, c: 3, depth: 1 };
 
     fn exposure(symbols: u32, coverage: u64) -> Exposure {
-        Exposure { symbols, coverage, group_max: 8 }
+        Exposure::steady(symbols, coverage, 8)
     }
 
     fn pricer(loss: f64) -> Pricer {

@@ -126,7 +126,10 @@ fn coverage_only_rises_and_comes_to_its_end() {
                     "code {index}: {pair:?}"
                 );
                 assert!(pair[0].sent <= pair[1].sent && pair[0].complete <= pair[1].complete);
-                assert!(pair[0].exposure.group_max <= pair[1].exposure.group_max);
+                let [former, latter] = [pair[0].exposure, pair[1].exposure];
+                assert!(former.group_max <= latter.group_max);
+                assert_eq!(former.flushed & !latter.flushed, 0, "code {index}: {pair:?}");
+                assert!(former.flushed == 0 || (1..=former.flush_run).contains(&latter.flush_run));
             }
             let last = steps.last().unwrap();
             assert!(last.complete && last.sent, "code {index}: record {key:?} stays at {last:?}");
