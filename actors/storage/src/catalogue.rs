@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use parhelion_log::{ActiveMap, FreePayload, Record, RecordKind, SegmentHeader, Tail};
 use parhelion_types::{Epoch, LogAddress, LogId, RequestId, SegmentId};
-use rocksdb::{DB, Options, WriteBatch, WriteOptions};
+use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 
 use crate::store::RecoveredLog;
 
@@ -131,6 +131,19 @@ impl Catalogue {
             }
             Some(_) => Err(self.malformed(&format!("log {log}"))),
         }
+    }
+
+    /// Every log with a durable record, and how many at least.
+    pub(crate) fn durable_logs(&self) -> Result<Vec<(LogId, u64)>, CatalogueError> {
+        let mut logs = Vec::new();
+        for entry in self.db.iterator(IteratorMode::From(DURABLE_PREFIX, Direction::Forward)) {
+            let (key, _) = entry.map_err(|reason| self.error(reason))?;
+            let Some(log) = key.strip_prefix(DURABLE_PREFIX) else { break };
+            let log = log.try_into().map_err(|_| self.malformed("a log"))?;
+            let log = LogId(u32::from_le_bytes(log));
+            logs.extend(self.durable(log)?.filter(|&count| count > 0).map(|count| (log, count)));
+        }
+        Ok(logs)
     }
 
     /// Notes durable counts, without a sync: they outlive the process, and lag after a loss of power.
@@ -351,6 +364,9 @@ mod tests {
         let catalogue = Catalogue::open(directory.path()).unwrap();
         assert_eq!(catalogue.durable(LogId(1)).unwrap(), Some(7));
         assert_eq!(catalogue.durable(LogId(2)).unwrap(), Some(1 << 40));
+        catalogue.begin_log(LogId(3)).unwrap();
+        catalogue.put_site(SiteState::default()).unwrap();
+        assert_eq!(catalogue.durable_logs().unwrap(), [(LogId(1), 7), (LogId(2), 1 << 40)]);
     }
 
     #[test]

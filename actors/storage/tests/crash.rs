@@ -107,7 +107,8 @@ struct Printed {
 impl Printed {
     fn take(&mut self, line: &str) {
         let mut words = line.splitn(3, ' ');
-        let Some((word, log, rest)) = words.next().zip(words.next()).zip(words.next()).map(|((a, b), c)| (a, b, c))
+        let Some((word, log, rest)) =
+            words.next().zip(words.next()).zip(words.next()).map(|((a, b), c)| (a, b, c))
         else {
             return;
         };
@@ -142,7 +143,11 @@ fn what_was_durable_outlives_sigkill() {
         let mut child = start("append", home.path(), "");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let batches = random.random_range(1..120);
-        lines.by_ref().filter(|line| line.starts_with("durable")).take(batches).for_each(|line| printed.take(&line));
+        lines
+            .by_ref()
+            .filter(|line| line.starts_with("durable"))
+            .take(batches)
+            .for_each(|line| printed.take(&line));
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert!(!status.success(), "round {round}: the child ended by itself");
@@ -167,7 +172,11 @@ fn a_full_disk_fails_the_log_and_loses_nothing() {
     let mut failed: Vec<LogId> = printed.failed.iter().map(|(log, _)| *log).collect();
     failed.sort_unstable();
     assert_eq!(failed, [LogId(0), LogId(1)]);
-    assert!(printed.failed.iter().all(|(_, reason)| reason.contains("File too large")), "{:?}", printed.failed);
+    assert!(
+        printed.failed.iter().all(|(_, reason)| reason.contains("File too large")),
+        "{:?}",
+        printed.failed
+    );
     assert!(printed.durable.values().all(|&number| number > 50), "{:?}", printed.durable);
     assert_kept(home.path(), &printed.durable, 64 << 20);
     // With room again, the logs go on.
@@ -203,6 +212,14 @@ fn copy_store(from: &Path, to: &Path, log: LogId) {
     }
 }
 
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 #[test]
 fn a_copy_of_a_running_store_is_a_store() {
     let (home, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -221,6 +238,8 @@ fn a_copy_of_a_running_store_is_a_store() {
                 durable.store(logs[0].number + 1, Ordering::Release);
             }
         });
+        // Also when an assertion fails, or the scope would wait for its thread for ever.
+        let _stop = Stop(stop);
         let mut random = SmallRng::seed_from_u64(12);
         let mut copies = Vec::new();
         for _ in 0..25 {
@@ -237,7 +256,6 @@ fn a_copy_of_a_running_store_is_a_store() {
             });
             copies.push((acknowledged, found));
         }
-        stop.store(true, Ordering::Release);
         for (acknowledged, found) in copies {
             let count = found.unwrap();
             assert!(count >= acknowledged, "{count} records of {acknowledged} that were durable");

@@ -1,6 +1,7 @@
 //! The executable under test.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 /// The release binary that `cargo build --release -p parhelion` leaves beside the test's directory.
 ///
@@ -18,4 +19,17 @@ pub fn binary() -> PathBuf {
         binary.display()
     );
     binary
+}
+
+/// A run of it, in an environment without settings of its own.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PARHELION") {
+            command.env_remove(name);
+        }
+    }
+    // An operator may have it set; then a panic would show even more.
+    command.env("RUST_BACKTRACE", "1");
+    command
 }

@@ -1,7 +1,7 @@
 //! An OTLP/HTTP collector that keeps what it receives.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -63,6 +63,16 @@ impl Collector {
         Self { address, spans }
     }
 
+    /// The address of a collector that is gone.
+    ///
+    /// # Panics
+    /// No port is free.
+    #[must_use]
+    pub fn closed() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        format!("http://{}", listener.local_addr().expect("it is bound"))
+    }
+
     /// What to give as `telemetry.otlp`.
     #[must_use]
     pub fn endpoint(&self) -> String {
@@ -121,12 +131,12 @@ fn spans_of(request: &ExportTraceServiceRequest) -> Vec<SeenSpan> {
     let mut seen = Vec::new();
     for resource in &request.resource_spans {
         let attributes = resource.resource.iter().flat_map(|resource| &resource.attributes);
-        let site = attributes
-            .filter(|attribute| attribute.key == "parhelion.site")
-            .find_map(|attribute| match attribute.value.as_ref()?.value {
+        let site = attributes.filter(|attribute| attribute.key == "parhelion.site").find_map(|attribute| {
+            match attribute.value.as_ref()?.value {
                 Some(Value::IntValue(site)) => Some(site),
                 _ => None,
-            });
+            }
+        });
         for span in resource.scope_spans.iter().flat_map(|scope| &scope.spans) {
             seen.push(SeenSpan {
                 name: span.name.clone(),

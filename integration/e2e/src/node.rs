@@ -5,14 +5,15 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde::Deserialize;
 
-use crate::{Outcome, Tool, binary};
+use crate::binary::command;
+use crate::{Outcome, Tool};
 
 /// How a node is started; again and again, if a test says so.
 #[derive(Clone, Debug)]
@@ -55,10 +56,14 @@ pub struct LinkAddresses {
 /// A running node. Dropping it kills it.
 #[derive(Debug)]
 pub struct Node {
-    child: Child,
+    process: Process,
     ready: Ready,
     log: PathBuf,
 }
+
+/// A child that does not outlive its owner.
+#[derive(Debug)]
+struct Process(Child);
 
 /// Recovery of a test's data takes far less, even on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -101,15 +106,27 @@ impl NodeSpec {
 
     /// Starts a node and waits until it serves.
     ///
-    /// Call it from the test's own thread: the kernel kills the node when the thread that started it ends.
-    ///
     /// # Panics
     /// It does not serve within half a minute.
     #[must_use]
     pub fn start(&self) -> Node {
+        self.try_start().unwrap_or_else(|outcome| panic!("{} ended before it served: {outcome:?}", self.name))
+    }
+
+    /// Starts a node that may refuse to start.
+    ///
+    /// Call it from the test's own thread: the kernel kills the node when the thread that started it ends.
+    ///
+    /// # Errors
+    /// It ended before it served; tells how.
+    ///
+    /// # Panics
+    /// It neither serves nor ends within half a minute.
+    pub fn try_start(&self) -> Result<Node, Outcome> {
         let log = self.log();
+        let before = read_log(&log).len();
         let errors = OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
-        let mut command = Command::new(binary());
+        let mut command = command();
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         // A signal to the terminal's process group is for the test, and the test tells its nodes.
         command.process_group(0);
@@ -117,8 +134,8 @@ impl NodeSpec {
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
-        let mut child = command.spawn().expect("the binary starts");
-        let stdout = child.stdout.take().expect("it is piped");
+        let mut process = Process(command.spawn().expect("the binary starts"));
+        let stdout = process.0.stdout.take().expect("it is piped");
         let (say, said) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
@@ -127,26 +144,22 @@ impl NodeSpec {
                 let _ = say.send(line);
             }
         });
-        let mut node = Node { child, ready: UNREADY, log };
         match said.recv_timeout(START_LIMIT) {
-            Ok(line) => {
-                node.ready = serde_json::from_str(&line)
-                    .unwrap_or_else(|error| panic!("{} said {line:?}: {error}", self.name));
-            }
+            Ok(line) => match serde_json::from_str(&line) {
+                Ok(ready) => Ok(Node { process, ready, log }),
+                Err(error) => panic!("{} said {line:?}: {error}", self.name),
+            },
             Err(RecvTimeoutError::Timeout) => {
-                panic!("{} does not serve after {START_LIMIT:?}: {}", self.name, node.log_text());
+                panic!("{} does not serve after {START_LIMIT:?}: {}", self.name, read_log(&log));
             }
             Err(RecvTimeoutError::Disconnected) => {
-                let status = node.child.wait();
-                panic!("{} ended before it served ({status:?}): {}", self.name, node.log_text());
+                let code = process.0.wait().expect("it is ours").code();
+                let stderr = read_log(&log).get(before..).unwrap_or_default().to_owned();
+                Err(Outcome { code, stdout: Vec::new(), stderr })
             }
         }
-        node
     }
 }
-
-const UNREADY: Ready =
-    Ready { ready: false, api: SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)), http: None, link: None };
 
 impl Node {
     /// What it said when it began to serve.
@@ -163,8 +176,8 @@ impl Node {
 
     /// Dies at once, as a site does.
     pub fn kill(mut self) {
-        self.child.kill().expect("it is ours");
-        self.child.wait().expect("it is ours");
+        self.process.0.kill().expect("it is ours");
+        self.process.0.wait().expect("it is ours");
     }
 
     /// Asks it to stop, as a service manager does.
@@ -184,7 +197,7 @@ impl Node {
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("it is ours")
+        self.process.0.try_wait().expect("it is ours")
     }
 
     /// Waits until it ends by itself, and tells its exit code.
@@ -212,15 +225,15 @@ impl Node {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it is ours and not waited for");
+        kill_process(Pid::from_child(&self.process.0), signal).expect("it is ours and not waited for");
     }
 }
 
-impl Drop for Node {
+impl Drop for Process {
     fn drop(&mut self) {
         // Both fail only if it has gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -105,7 +105,8 @@ impl Pair {
         let _ = Tool::new(["pki", "init"].map(Path::new).into_iter().chain([pki.as_path()])).run().done();
         let (here, there) = (Ports::reserve(), Ports::reserve());
         let common = |name, profile, ports: &Ports| {
-            let spec = NodeSpec { name, profile, settings: Vec::new(), directory: directory.path().to_owned() };
+            let spec =
+                NodeSpec { name, profile, settings: Vec::new(), directory: directory.path().to_owned() };
             spec.with("tls.directory", pki.display())
                 .with("node.data", directory.path().join(name).display())
                 .with("api.listen", ports.api)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::binary;
+use crate::binary::command;
 
 /// One run of the binary.
 #[derive(Debug)]
@@ -37,15 +37,8 @@ const DEVELOPERS_WORDS: [&str; 5] = ["panicked at", "backtrace", "RUST_BACKTRACE
 impl Tool {
     /// A run with these arguments, in an environment without settings of its own.
     pub fn new(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        let mut command = Command::new(binary());
+        let mut command = command();
         command.args(arguments);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("PARHELION") {
-                command.env_remove(name);
-            }
-        }
-        // An operator may have it set; then a panic would show even more.
-        command.env("RUST_BACKTRACE", "1");
         Self { command, input: Vec::new() }
     }
 
@@ -148,21 +141,28 @@ impl Outcome {
     /// # Panics
     /// It was not.
     pub fn refused(&self, code: i32, words: &[&str]) {
-        assert_eq!(self.code, Some(code), "exit code; said: {}", self.stderr);
-        assert!(self.stdout.is_empty(), "an error belongs on standard error: {}", self.text());
-        for word in words {
-            assert!(self.stderr.contains(word), "no {word:?} in: {}", self.stderr);
-        }
-        self.assert_no_developers_words();
+        assert_eq!(self.complaints(code, words), Vec::<String>::new());
     }
 
-    /// Checks that nothing it said is for developers only.
-    ///
-    /// # Panics
-    /// Something is.
-    pub fn assert_no_developers_words(&self) {
-        for word in DEVELOPERS_WORDS {
-            assert!(!self.stderr.contains(word), "{word:?} in: {}", self.stderr);
+    /// What is wrong with how it was refused; empty if nothing is.
+    #[must_use]
+    pub fn complaints(&self, code: i32, words: &[&str]) -> Vec<String> {
+        let mut complaints = Vec::new();
+        if self.code != Some(code) {
+            complaints.push(format!("exit code {:?} instead of {code}", self.code));
         }
+        if !self.stdout.is_empty() {
+            complaints.push(format!("an error belongs on standard error, not here: {}", self.text()));
+        }
+        for word in words.iter().filter(|word| !self.stderr.contains(**word)) {
+            complaints.push(format!("no {word:?}"));
+        }
+        for word in DEVELOPERS_WORDS.iter().filter(|word| self.stderr.contains(**word)) {
+            complaints.push(format!("{word:?} is for developers"));
+        }
+        if !complaints.is_empty() {
+            complaints.push(format!("it said: {}", self.stderr.trim()));
+        }
+        complaints
     }
 }

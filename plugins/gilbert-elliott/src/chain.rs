@@ -19,6 +19,8 @@ pub(crate) struct Chain {
     pub(crate) loss_in_bad: f64,
     /// P(good to bad) + P(bad to good), at most 1: what is forgotten per slot.
     forgotten: f64,
+    /// P(bad in the next slot | bad).
+    stays_bad: f64,
 }
 
 impl Chain {
@@ -34,6 +36,7 @@ impl Chain {
         Self {
             shares: [1.0 - bad, bad],
             loss_in_bad: probability(channel.loss_in_bad, 1.0),
+            stays_bad: 1.0 - bad_to_good,
             forgotten: (good_to_bad + bad_to_good).min(1.0),
         }
     }
@@ -41,6 +44,11 @@ impl Chain {
     /// P(a packet is lost).
     pub(crate) fn loss(&self) -> f64 {
         self.shares[1] * self.loss_in_bad
+    }
+
+    /// P(bad throughout the next `slots` | bad).
+    pub(crate) fn stays_bad(&self, slots: i64) -> f64 {
+        self.stays_bad.powf(slots as f64)
     }
 
     /// The chain over `gap` slots: again two states, with the memory to the power of the gap (loss

@@ -13,17 +13,16 @@
 //! - packets of other groups lie between two packets of a block only as the code's own interleaving
 //!   puts them there. Where losses come in bursts much longer than a block, packets that something else
 //!   spreads out (a catch-up of resent symbols in between) meet more bursts than the figure allows for;
-//! - in layered interleaving, groups are full or were cut short by a flush, which sends its repairs
-//!   layer by layer with the narrowest first, and a symbol is equally likely to be at each place of a full
-//!   group.
+//! - in layered interleaving, a flush sends its repairs layer by layer with the narrowest first, one per lane,
+//!   in the order of the lanes' last symbols; nothing is supposed of the place of a symbol in its groups.
 //!
 //! | code | figure | quality |
 //! | --- | --- | --- |
 //! | none, or no coverage | the append's packets and those between them all arrive | exact where none is between |
 //! | block, depth 1 | R3 and R4 (loss model, section 3.2) at the append's worst offset | exact at that offset |
 //! | block, deeper | R4, sources `depth` slots apart and repairs in a row; blocks as if apart | above by 2 to 20 |
-//! | repetition | R6 with all copies in a row, as a flush sends them | exact after a flush |
-//! | layered | least over layers of P(lost, and its XOR unusable), per symbol | above by 10 to 1000 |
+//! | repetition | R6 with copies `spacing` apart, or in a row if a flush sent one | exact for one symbol |
+//! | layered | P(lost, and its XORs of three layers unusable), per symbol | see the module; above by 1 to 10 |
 //!
 //! The figure is never above that of the append without any coverage.
 //!
@@ -38,7 +37,8 @@ use parhelion_plugin::{Channel, DurabilityModel, Exposure, Structure};
 use parhelion_types::Risk;
 
 use crate::block::Layout;
-use crate::chain::{Chain, any_of, dot};
+use crate::chain::{Chain, any_of};
+use crate::layered::Layers;
 
 /// Bound for bursty losses; see the crate's guarantee.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,7 +50,7 @@ impl DurabilityModel for GilbertElliott {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn own_risk(&self, channel: &Channel, code: &Structure, exposure: &Exposure) -> Risk {
@@ -64,7 +64,11 @@ impl DurabilityModel for GilbertElliott {
         }
         let covered = match *code {
             Structure::None => bare,
-            Structure::Repetition { .. } => any_of(all_lost(&chain, 1 + repairs), f64::from(symbols)),
+            Structure::Repetition { spacing, .. } => {
+                let in_a_row = (coverage & exposure.flushed).count_ones();
+                let symbol = all_lost(&chain, repairs - in_a_row, spacing.max(1), in_a_row);
+                any_of(symbol, f64::from(symbols))
+            }
             Structure::Block { r, c, depth } => {
                 let group = exposure.group_max.clamp(1, r.max(1));
                 let layout = Layout { group, repairs, repairs_made: c, depth };
@@ -79,7 +83,10 @@ impl DurabilityModel for GilbertElliott {
                 if group > BLOCK_PACKETS_MAX {
                     bare
                 } else {
-                    let symbol = layered::symbol_risk(&chain, interleaves, delayed, coverage, r, group);
+                    let flushed = exposure.flushed & coverage;
+                    let flush_run = exposure.flush_run;
+                    let layers = Layers { r, group, interleaves, delayed, coverage, flushed, flush_run };
+                    let symbol = layered::symbol_risk(&chain, &layers);
                     any_of(symbol, f64::from(symbols))
                 }
             }
@@ -110,9 +117,9 @@ fn packets_between(code: &Structure, symbols: u32) -> u64 {
     }
 }
 
-/// P(all of `count` packets in a row are lost).
-fn all_lost(chain: &Chain, count: u32) -> f64 {
-    let stays = chain.lost(&chain.over(1))[1];
-    // Leaving the bad state ends it: a packet is lost in the bad state only.
-    dot(chain.shares, [0.0, chain.loss_in_bad]) * stays.powf(f64::from(count - 1))
+/// P(a packet, `apart` more at least `gap` slots from each other, and `in_a_row` more are all lost).
+fn all_lost(chain: &Chain, apart: u32, gap: u32, in_a_row: u32) -> f64 {
+    // Each in the good state would end it: a packet is lost in the bad state only.
+    let again = |gap: u32, count: u32| chain.lost(&chain.over(gap))[1].powf(f64::from(count));
+    chain.loss() * again(gap, apart) * again(1, in_a_row)
 }

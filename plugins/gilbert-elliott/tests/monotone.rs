@@ -35,6 +35,8 @@ proptest! {
         (symbols, more) in (1_u32..300, 0_u32..50),
         (coverage, kept) in (any::<u64>(), any::<u64>()),
         group_max in 1_u32..24,
+        (flushed, more_flushed) in (any::<u64>(), any::<u64>()),
+        (flush_run, shorter) in (0_u32..150, 0_u32..150),
     ) {
         let channel = Channel {
             good_to_bad: alpha,
@@ -42,7 +44,7 @@ proptest! {
             loss_in_bad,
             ..Channel::independent(0.0, 0.999)
         };
-        let exposure = Exposure { symbols, coverage, group_max };
+        let exposure = Exposure { flushed, flush_run, ..Exposure::steady(symbols, coverage, group_max) };
         let risk = |channel: &Channel, exposure: &Exposure| {
             GilbertElliott.own_risk(channel, &code, exposure).probability()
         };
@@ -59,6 +61,8 @@ proptest! {
         worse(Channel { loss_in_bad: loss_in_bad.max(worse_loss), ..channel }, exposure, "denser bursts")?;
         worse(channel, Exposure { symbols: symbols + more, ..exposure }, "more symbols")?;
         worse(channel, Exposure { coverage: coverage & kept, ..exposure }, "less coverage")?;
+        worse(channel, Exposure { flushed: flushed | more_flushed, ..exposure }, "more flushed")?;
+        worse(channel, Exposure { flush_run: flush_run.min(shorter), ..exposure }, "shorter runs")?;
     }
 }
 
@@ -71,7 +75,7 @@ fn nonsense_promises_nothing() {
         ..Channel::independent(f64::NAN, f64::NAN)
     };
     let code = Structure::Block { r: 8, c: 3, depth: 1 };
-    let exposure = Exposure { symbols: 8, coverage: 7, group_max: 8 };
+    let exposure = Exposure::steady(8, 7, 8);
     assert_eq!(GilbertElliott.own_risk(&nan, &code, &exposure).probability(), 1.0);
     // Sizes that no code has neither panic nor take long.
     let started = Instant::now();
@@ -80,7 +84,7 @@ fn nonsense_promises_nothing() {
         Structure::Layered { r: u32::MAX, interleaves: vec![u32::MAX; 64], delayed: true },
         Structure::Repetition { copies: u32::MAX, spacing: u32::MAX },
     ] {
-        let exposure = Exposure { symbols: u32::MAX, coverage: u64::MAX, group_max: u32::MAX };
+        let exposure = Exposure { flushed: u64::MAX, ..Exposure::steady(u32::MAX, u64::MAX, u32::MAX) };
         GilbertElliott.own_risk(&Channel::bursty(0.01, 3.0, 0.99), &code, &exposure);
     }
     assert!(started.elapsed().as_secs() < 1);
@@ -91,13 +95,20 @@ fn a_figure_is_cheap() {
     let channel = Channel::bursty(0.001, 5.0, 0.999);
     let block = Structure::Block { r: 8, c: 3, depth: 1 };
     let layered = Structure::Layered { r: 8, interleaves: vec![1, 11, 101], delayed: true };
-    for (name, code, symbols) in [("block", &block, 8), ("block", &block, 1000), ("layered", &layered, 8)] {
+    let cases = [
+        ("block", &block, 8, 0),
+        ("block", &block, 1000, 0),
+        ("layered", &layered, 8, 0),
+        ("layered, flushed", &layered, 8, 7),
+    ];
+    for (name, code, symbols, flushed) in cases {
         let rounds = 20_000;
         let best = (0..5)
             .map(|_| {
                 let started = Instant::now();
                 for round in 0..rounds {
-                    let exposure = Exposure { symbols: symbols + round % 2, coverage: 7, group_max: 8 };
+                    let steady = Exposure::steady(symbols + round % 2, 7, 8);
+                    let exposure = Exposure { flushed, flush_run: 50, ..steady };
                     std::hint::black_box(GilbertElliott.own_risk(&channel, code, &exposure));
                 }
                 started.elapsed().as_secs_f64() / f64::from(rounds)

@@ -169,7 +169,7 @@ fn lone_layered_wire(r: usize, interleaves: &[usize], symbols: usize) -> Wire {
 }
 
 fn figure(channel: &Channel, code: &Structure, symbols: usize, coverage: u64, group_max: u32) -> f64 {
-    let exposure = Exposure { symbols: u32::try_from(symbols).unwrap(), coverage, group_max };
+    let exposure = Exposure::steady(u32::try_from(symbols).unwrap(), coverage, group_max);
     GilbertElliott.own_risk(channel, code, &exposure).probability()
 }
 
@@ -277,7 +277,10 @@ fn lone_appends_of_layered_interleaving_are_bounded() {
             let wire = lone_layered_wire(8, &interleaves, symbols);
             let whole = 0..symbols;
             let seen = wire.lost(&channel, std::slice::from_ref(&whole), false, trials)[0];
-            let bound = figure(&channel, &code, symbols, 0b111, 8.min(symbols as u32));
+            let run = symbols as u32;
+            let steady = Exposure::steady(run, 0b111, run.min(8));
+            let exposure = Exposure { flushed: 0b111, flush_run: run.min(101), ..steady };
+            let bound = GilbertElliott.own_risk(&channel, &code, &exposure).probability();
             let sigma = (bound / f64::from(trials)).sqrt();
             assert!(seen <= bound + 4.0 * sigma, "{channel:?} {symbols}: {seen:e} above {bound:e}");
         }
@@ -292,7 +295,9 @@ fn repetition_is_exact_for_a_lone_symbol() {
     let wire = Wire(vec![Packet::Source, Packet::Repair(vec![0]), Packet::Repair(vec![0])]);
     let whole = 0..1;
     let seen = wire.lost(&channel, std::slice::from_ref(&whole), false, trials)[0];
-    let bound = figure(&channel, &code, 1, 0b11, 1);
+    let exposure = Exposure { flushed: 0b11, flush_run: 1, ..Exposure::steady(1, 0b11, 1) };
+    let bound = GilbertElliott.own_risk(&channel, &code, &exposure).probability();
+    assert!(figure(&channel, &code, 1, 0b11, 1) < bound / 10.0, "copies that are apart are worth more");
     let sigma = (bound / f64::from(trials)).sqrt();
     assert!((seen - bound).abs() < 4.0 * sigma, "seen {seen:e}, figure {bound:e}");
 }

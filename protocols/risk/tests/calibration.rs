@@ -72,11 +72,15 @@ impl Link {
 
 /// Packets in wire order.
 #[derive(Default)]
-struct Wire(Vec<(Option<RepairHead>, Vec<u8>)>);
+struct Wire {
+    packets: Vec<(Option<RepairHead>, Vec<u8>)>,
+    /// From which packet on a flush sent them, and its source symbols.
+    flush: Option<(usize, u32)>,
+}
 
 impl RepairSink for Wire {
     fn repair(&mut self, head: RepairHead, payload: &[u8]) {
-        self.0.push((Some(head), payload.to_vec()));
+        self.packets.push((Some(head), payload.to_vec()));
     }
 }
 
@@ -108,15 +112,20 @@ fn content(id: u64) -> [u8; 8] {
 /// What the link would report of the append: the repairs that cover all its symbols, and their largest group.
 fn exposure(wire: &Wire, first: u64, symbols: u32) -> Exposure {
     let mut masks = vec![0_u64; symbols as usize];
-    let mut group_max = 0;
-    for head in wire.0.iter().filter_map(|(head, _)| *head) {
+    let mut exposure = Exposure::steady(symbols, 0, 0);
+    for (at, (head, _)) in wire.packets.iter().enumerate() {
+        let Some(head) = *head else { continue };
         for id in head.cover.ids().filter(|id| (first..first + u64::from(symbols)).contains(id)) {
             masks[(id - first) as usize] |= 1 << head.index;
-            group_max = group_max.max(u32::from(head.cover.count));
+            exposure.group_max = exposure.group_max.max(u32::from(head.cover.count));
+            if let Some((_, run)) = wire.flush.filter(|(from, _)| at >= *from) {
+                exposure.flushed |= 1 << head.index;
+                exposure.flush_run = run;
+            }
         }
     }
-    let coverage = masks.into_iter().fold(u64::MAX, |all, mask| all & mask);
-    Exposure { symbols, coverage, group_max }
+    exposure.coverage = masks.into_iter().fold(u64::MAX, |all, mask| all & mask);
+    exposure
 }
 
 struct Outcome {
@@ -153,10 +162,12 @@ fn trials(
         let mut encoder = code.encoder(&parameters, SYMBOL_BYTES).unwrap();
         let mut wire = Wire::default();
         for id in first - busy..first + u64::from(symbols) {
-            wire.0.push((None, content(id).to_vec()));
+            wire.packets.push((None, content(id).to_vec()));
             encoder.source(id, &content(id), &mut wire);
         }
         if flush {
+            let run = (busy as u32 + symbols).min(pricer.structure().flush_run_max());
+            wire.flush = Some((wire.packets.len(), run));
             encoder.flush(&mut wire);
         }
         let exposure = exposure(&wire, first, symbols);
@@ -169,7 +180,7 @@ fn trials(
         let mut decoder = code.decoder(&parameters, SYMBOL_BYTES).unwrap();
         let mut have = Have { first, symbols: vec![false; symbols as usize] };
         let mut id = first - busy;
-        for (head, payload) in &wire.0 {
+        for (head, payload) in &wire.packets {
             let lost = link.loses();
             match head {
                 None => {

@@ -271,6 +271,20 @@ impl Store {
                 recovered.push(state);
             }
         }
+        // A directory that is not mounted must not look like a site without those logs.
+        if let Some((log, count)) =
+            catalogue.durable_logs()?.into_iter().find(|(log, _)| !found.contains_key(log))
+        {
+            let home = &config.directories[log.0 as usize % config.directories.len()];
+            return Err(StoreError::Corrupt {
+                log,
+                address: Tail::first_address(),
+                path: files::log_directory(home, log),
+                reason: format!(
+                    "{count} records were durable and no data directory has the log; is one not mounted?"
+                ),
+            });
+        }
         recovered.sort_by_key(|log| log.log);
         catalogue.put_durable(recovered.iter().map(|log| (log.log, log.tail.next_number())))?;
         Ok((found, recovered))

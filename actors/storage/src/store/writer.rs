@@ -105,8 +105,7 @@ impl Writer {
                 };
             }
             if !batch.is_empty() {
-                self.commit(&mut batch);
-                self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+                self.commit(&mut batch, bytes);
             }
             if let Some((log, tail)) = rewind {
                 self.rewind(log, tail);
@@ -162,7 +161,7 @@ impl Writer {
         self.logs.remove(&log);
     }
 
-    fn commit(&mut self, batch: &mut Vec<WriteRequest>) {
+    fn commit(&mut self, batch: &mut Vec<WriteRequest>, queued_bytes: usize) {
         // Records of one log stay in order; logs take turns in the order of their numbers.
         batch.sort_by_key(|request| request.record.header.log);
         let mut durable = Vec::new();
@@ -185,6 +184,8 @@ impl Writer {
             }
         }
         batch.clear();
+        // Before the report, so that whoever hears of it finds room in the queue.
+        self.shared.queued_bytes.fetch_sub(queued_bytes, Ordering::AcqRel);
         if durable.is_empty() {
             return;
         }

@@ -174,6 +174,8 @@ fn nothing_counts_before_it_has_left_the_site() {
     sender.poll_transmit(left_site + config.site_exit_delay, &mut out);
     let Some(SenderEvent::Coverage { exposure, complete, .. }) = sender.poll_event() else { panic!() };
     assert!(complete && exposure.coverage == 0b111);
+    // One flush sent all three, behind a run of one symbol.
+    assert_eq!((exposure.flushed, exposure.flush_run), (0b111, 1));
     assert_eq!(sender.poll_event(), None);
 }
 
@@ -233,6 +235,11 @@ fn a_busy_link_is_not_flushed() {
     network.run_for(Duration::from_secs(30));
     network.assert_delivered();
     assert_eq!(network.sender.stats().flushes, 1, "the one at the end");
+    // Groups that end by themselves are not said to be flushed; those of the end are, behind a run that has
+    // symbols in every lane.
+    let last = |number| network.coverage[&Network::key(0, number)].last().unwrap().exposure;
+    assert_eq!((last(0).flushed, last(0).flush_run), (0, 0));
+    assert_eq!((last(49).flushed & 0b100, last(49).flush_run), (0b100, 101));
 }
 
 #[test]

@@ -1,0 +1,25 @@
+//! End-to-end tests: the real binary, two processes, real sockets and disks. See the crate's documentation
+//! for how to run them; each module is one kind of question that an operator would ask.
+
+mod away;
+mod damage;
+mod disaster;
+mod kills;
+mod ordinary;
+mod refusals;
+mod signals;
+mod tools;
+mod traces;
+
+use std::time::Duration;
+
+use parhelion_client::AppendOptions;
+use parhelion_types::Durability;
+
+/// For what should happen soon, with both cores busy.
+const SOON: Duration = Duration::from_secs(30);
+
+/// An append of that level, with all else as usual.
+fn at_level(durability: Durability) -> AppendOptions {
+    AppendOptions { durability, ..AppendOptions::default() }
+}
