@@ -43,7 +43,12 @@ impl Disaster<'_> {
         let arguments = self.writer_arguments(&cluster, seed, &acks_path);
         let arguments = write_json(&self.directory.join("writers.json"), &arguments)?;
         let mut writers = cluster.start_helper("writers", WRITERS_SUBCOMMAND, &arguments, Side::A)?;
-        let WritersReady { started_nanos } = writers.answer(PREPARE_LIMIT)?;
+        let warm_up = self.warm_up();
+        if !warm_up.is_zero() {
+            progress.step("giving the link a history");
+        }
+        let WritersReady { started_nanos } = writers.answer(PREPARE_LIMIT + warm_up)?;
+        let unused = cluster.emulator.counters()?.a_to_b.link.total().offered.bytes;
 
         progress.step("writing");
         let cut_at = Time::from_nanos(started_nanos) + self.options.duration;
@@ -84,9 +89,15 @@ impl Disaster<'_> {
 
         let departure = Departure::infer(&acks, before, bulk_offered(&counters), !self.mode.has_code());
         let lost = Losses::of(&findings, departure);
-        let mut result = self.result(seed, &acks, cut, &counters, &findings, lost);
+        let offered = counters.a_to_b.link.total().offered.bytes.saturating_sub(unused);
+        let mut result = self.result(seed, &acks, cut, offered, &findings, lost);
         self.remark(&cluster, &summary, &counters, cut, killed, &mut result.notes)?;
         Ok(result)
+    }
+
+    /// How long the link is used before anything counts; only where promises depend on its history.
+    fn warm_up(&self) -> Duration {
+        if self.mode == Mode::NetworkSync { self.options.warm_up } else { Duration::ZERO }
     }
 
     fn writer_arguments(&self, cluster: &Cluster, seed: u64, acks: &Path) -> WriterArguments {
@@ -102,6 +113,7 @@ impl Disaster<'_> {
             durability: self.mode.durability(),
             max_risk: self.options.max_risk,
             load_bits_per_second: self.options.load(),
+            warm_up_nanos: u64::try_from(self.warm_up().as_nanos()).unwrap_or(u64::MAX),
             errors_until_nanos: u64::try_from(self.options.duration.as_nanos()).unwrap_or(u64::MAX),
             acks: acks.to_owned(),
         }
@@ -139,13 +151,11 @@ impl Disaster<'_> {
         seed: u64,
         acks: &[Ack],
         cut: Time,
-        counters: &WanCounters,
+        offered: u64,
         findings: &Findings,
         lost: Losses,
     ) -> RunResult {
         let figures = AckFigures::of(acks, cut.as_nanos());
-        let outbound = &counters.a_to_b.link;
-        let offered = outbound.total().offered.bytes;
         let mirroring = mirroring_latency(&findings.status);
         let notes = if mirroring.is_some() {
             Vec::new()

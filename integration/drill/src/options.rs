@@ -34,6 +34,11 @@ pub struct DrillOptions {
     /// The same load in all modes makes them comparable, and headroom for repairs keeps the queue of the
     /// link from being the only thing that is measured.
     pub load_bits_per_second: Option<u64>,
+    /// Before that, in the mode network-sync: the same load at the local level, which is not counted. It gives the
+    /// link the history from which the estimator derives its bounds; a link that has just been seen for the first
+    /// time is promised nothing, and every append waits for the mirror.
+    #[serde(rename = "warm_up_seconds", with = "seconds")]
+    pub warm_up: Duration,
     /// From the first append to the disaster.
     #[serde(rename = "seconds", with = "seconds")]
     pub duration: Duration,
@@ -95,6 +100,7 @@ impl Default for DrillOptions {
             logs: 1,
             append_bytes: 4096,
             load_bits_per_second: None,
+            warm_up: Duration::from_secs(15),
             duration: Duration::from_secs(10),
             max_risk: 1e-6,
             repeat: 1,

@@ -42,6 +42,7 @@ async fn write(
         durability: Durability::Local,
         max_risk: 1e-3,
         load_bits_per_second,
+        warm_up_nanos: 0,
         errors_until_nanos: u64::MAX,
         acks: acks.clone(),
     };

@@ -51,6 +51,8 @@ pub struct WriterArguments {
     pub max_risk: f64,
     /// Payload that all writers together offer.
     pub load_bits_per_second: u64,
+    /// Writes at the local level for this long first, without keeping a record.
+    pub warm_up_nanos: u64,
     /// Errors count until this long after the start; later ones are the disaster.
     pub errors_until_nanos: u64,
     /// Where the acknowledgements are kept.
@@ -111,29 +113,29 @@ pub(crate) async fn write_until(
     }
     let (recorder, record) = Recorder::start(&arguments.acks)?;
 
-    let start = Instant::now();
+    let pace = Pace::new(&arguments);
+    let crew = Crew { arguments: &arguments, input: &input, sessions: &sessions, logs: &logs, pace };
+    if arguments.warm_up_nanos > 0 {
+        let mut writers = crew.start(&Task::warm_up(arguments.run));
+        tokio::time::sleep(Duration::from_nanos(arguments.warm_up_nanos)).await;
+        writers.shutdown().await;
+        tokio::time::sleep(WARM_UP_PAUSE).await;
+    }
+
     let started_nanos = monotonic_now().as_nanos();
     started(WritersReady { started_nanos })?;
     let errors = Arc::new(Errors {
         until_nanos: started_nanos.saturating_add(arguments.errors_until_nanos),
         seen: Mutex::default(),
     });
-    let pace = Pace::new(&arguments);
-    let mut writers = tokio::task::JoinSet::new();
-    for number in 0..arguments.writers {
-        let writer = Writer {
-            number,
-            run: arguments.run,
-            log: logs[number as usize % logs.len()],
-            durability: arguments.durability,
-            max_risk: arguments.max_risk,
-            input: input.clone(),
-            session: sessions[number as usize % sessions.len()].clone(),
-            record: record.clone(),
-            errors: Arc::clone(&errors),
-        };
-        writers.spawn(writer.write(start + pace.offset(number), pace.interval));
-    }
+    let task = Task {
+        run: arguments.run,
+        durability: arguments.durability,
+        record: Some(record.clone()),
+        errors: Arc::clone(&errors),
+    };
+    let mut writers = crew.start(&task);
+    drop(task);
     drop(record);
     // Dropped without a word, it means stop too.
     let _ = stopped.await;
@@ -142,6 +144,59 @@ pub(crate) async fn write_until(
     let seen = errors.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(WriterSummary { acks, ..seen })
 }
+
+/// What all writers of a drill share.
+struct Crew<'a> {
+    arguments: &'a WriterArguments,
+    input: &'a Input,
+    sessions: &'a [Session],
+    logs: &'a [LogId],
+    pace: Pace,
+}
+
+/// What writers do until they are told to stop.
+struct Task {
+    run: u64,
+    durability: Durability,
+    record: Option<mpsc::Sender<Ack>>,
+    errors: Arc<Errors>,
+}
+
+impl Task {
+    /// Load that nobody counts, under request ids of its own.
+    fn warm_up(run: u64) -> Self {
+        let errors = Arc::new(Errors { until_nanos: 0, seen: Mutex::default() });
+        Self { run: run + WARM_UP_RUNS, durability: Durability::Local, record: None, errors }
+    }
+}
+
+impl Crew<'_> {
+    fn start(&self, task: &Task) -> tokio::task::JoinSet<()> {
+        let start = Instant::now();
+        let mut writers = tokio::task::JoinSet::new();
+        for number in 0..self.arguments.writers {
+            let writer = Writer {
+                number,
+                run: task.run,
+                log: self.logs[number as usize % self.logs.len()],
+                durability: task.durability,
+                max_risk: self.arguments.max_risk,
+                input: self.input.clone(),
+                session: self.sessions[number as usize % self.sessions.len()].clone(),
+                record: task.record.clone(),
+                errors: Arc::clone(&task.errors),
+            };
+            writers.spawn(writer.write(start + self.pace.offset(number), self.pace.interval));
+        }
+        writers
+    }
+}
+
+/// Numbers of warming-up runs start here, far above those of disasters.
+const WARM_UP_RUNS: u64 = 1 << 31;
+
+/// After warming up the mirror gets this long to catch up.
+const WARM_UP_PAUSE: Duration = Duration::from_millis(500);
 
 /// Several connections, so that one stream's flow control is not what is measured.
 async fn connect(arguments: &WriterArguments) -> Result<Vec<Session>, DrillError> {
@@ -168,7 +223,7 @@ struct Writer {
     max_risk: f64,
     input: Input,
     session: Session,
-    record: mpsc::Sender<Ack>,
+    record: Option<mpsc::Sender<Ack>>,
     errors: Arc<Errors>,
 }
 
@@ -181,7 +236,7 @@ impl Writer {
             tokio::time::sleep_until(slot).await;
             slot = (slot + interval).max(Instant::now() - interval * CATCH_UP);
             let Some(ack) = self.append(sequence).await else { continue };
-            if self.record.send(ack).is_err() {
+            if self.record.as_ref().is_some_and(|record| record.send(ack).is_err()) {
                 // The recorder failed and will say why.
                 return;
             }
@@ -324,8 +379,10 @@ mod tests {
             writers: 10,
             append_bytes: 1000,
             durability: Durability::Local,
+            warm_up_nanos: 0,
             max_risk: 1.0,
             load_bits_per_second: 8_000_000,
+            warm_up_nanos: 0,
             errors_until_nanos: 0,
             acks: PathBuf::new(),
         };

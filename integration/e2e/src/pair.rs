@@ -1,16 +1,18 @@
 //! Two sites.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use parhelion_client::{Client, ClientConfig, Identity, LogState};
 use parhelion_types::LogId;
+use parhelion_wan::{Class, Emulator, LinkConfig, RelayFlow, Side, Transport, WanConfig};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::node::read_log;
-use crate::{Node, NodeSpec, Outcome, Ports, Tool, poll};
+use crate::{Node, NodeSpec, Outcome, Ports, Tool, binary, poll};
 
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,9 @@ pub struct PairOptions {
     pub primary: Vec<(&'static str, String)>,
     /// Settings of the mirror.
     pub mirror: Vec<(&'static str, String)>,
+    /// Puts an emulated link of this one-way delay between the sites. Without it they are so close that the
+    /// mirror often confirms an append before its repairs are known to have left the site.
+    pub one_way: Option<Duration>,
 }
 
 /// A node that may be down, and how to start it.
@@ -51,6 +56,7 @@ pub struct Pair {
     pub mirror: Site,
     /// The directory of certificates.
     pub pki: PathBuf,
+    _link: Option<Emulator>,
     directory: TempDir,
 }
 
@@ -66,6 +72,13 @@ impl PairOptions {
     #[must_use]
     pub fn both(mut self, key: &'static str, value: impl ToString) -> Self {
         self.both.push((key, value.to_string()));
+        self
+    }
+
+    /// Puts the sites apart.
+    #[must_use]
+    pub fn apart(mut self, one_way: Duration) -> Self {
+        self.one_way = Some(one_way);
         self
     }
 
@@ -104,6 +117,11 @@ impl Pair {
         let pki = directory.path().join("pki");
         let _ = Tool::new(["pki", "init"].map(Path::new).into_iter().chain([pki.as_path()])).run().done();
         let (here, there) = (Ports::reserve(), Ports::reserve());
+        let link = options.one_way.map(|one_way| relay(one_way, &there));
+        let peers = match link.as_ref().map(Emulator::addresses) {
+            Some(&[bulk, critical, tcp]) => [bulk, critical, tcp],
+            _ => [there.bulk, there.critical, there.tcp],
+        };
         let common = |name, profile, ports: &Ports| {
             let spec =
                 NodeSpec { name, profile, settings: Vec::new(), directory: directory.path().to_owned() };
@@ -115,9 +133,9 @@ impl Pair {
                 .with("link.idle_timeout", IDLE_TIMEOUT)
         };
         let mut primary = common("primary", "primary", &here)
-            .with("link.peer_bulk", there.bulk)
-            .with("link.peer_critical", there.critical)
-            .with("link.peer_tcp", there.tcp);
+            .with("link.peer_bulk", peers[0])
+            .with("link.peer_critical", peers[1])
+            .with("link.peer_tcp", peers[2]);
         let mut mirror = common("mirror", "mirror", &there)
             .with("link.listen_bulk", there.bulk)
             .with("link.listen_critical", there.critical)
@@ -132,6 +150,7 @@ impl Pair {
             primary: Site { spec: primary, api: here.api, node: None },
             mirror: Site { spec: mirror, api: there.api, node: None },
             pki,
+            _link: link,
             directory,
         }
     }
@@ -258,6 +277,26 @@ impl Site {
     pub fn gone(&mut self) {
         self.node = None;
     }
+}
+
+/// A link without loss, in user space.
+fn relay(delay: Duration, mirror: &Ports) -> Emulator {
+    let flow = |transport, target, class| RelayFlow {
+        transport,
+        from: Side::A,
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        target,
+        class,
+    };
+    let flows = [
+        flow(Transport::Udp, mirror.bulk, Class::Bulk),
+        flow(Transport::Udp, mirror.critical, Class::Expedited),
+        flow(Transport::Tcp, mirror.tcp, Class::Bulk),
+    ];
+    let link = LinkConfig { delay, ..LinkConfig::default() };
+    let mut command = Command::new(binary());
+    command.arg("wan-emulator");
+    Emulator::spawn_relay(command, &WanConfig::symmetric(1, link), &flows).expect("the emulator starts")
 }
 
 /// Connects to a node that may still be starting.

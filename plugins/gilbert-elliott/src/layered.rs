@@ -39,6 +39,7 @@
 //! its repairs layer by layer, narrowest first, one per lane, oldest symbol first; see `Flush`.
 
 use crate::chain::{Chain, any_of};
+use crate::flush::{Flush, gcd};
 
 /// What covers a symbol.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +97,7 @@ fn together(chain: &Chain, layers: &Layers, set: u64) -> f64 {
 }
 
 /// Layers beyond these are not counted; no code has as many.
-const LAYERS_MAX: usize = 8;
+pub(crate) const LAYERS_MAX: usize = 8;
 
 /// Layers that are taken together; the fourth would be worth little for twice the work.
 const TOGETHER: usize = 3;
@@ -109,10 +110,6 @@ const SETS: usize = 1 << TOGETHER;
 fn share(a: u32, b: u32, group: u32) -> bool {
     let (a, b) = (u64::from(a.max(1)), u64::from(b.max(1)));
     a / gcd(a, b) * b <= u64::from(group - 1) * a.min(b)
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A packet of an XOR besides the given symbol, by its distance from it and its place among the layers that
@@ -148,7 +145,11 @@ impl<'a> Joint<'a> {
             let is_last = !layers.delayed && last >> layer & 1 == 1;
             let farthest = others + i64::from(layers.delayed);
             let places = (-others..=farthest).filter(|&place| place != 0 || is_last);
-            packets.extend(places.map(|place| (place * interleave, slot)));
+            // A repair that is not delayed is behind a symbol that counts as well.
+            let each = |place: i64| if place > 0 && !layers.delayed { 2 } else { 1 };
+            packets.extend(
+                places.flat_map(|place| std::iter::repeat_n((place * interleave, slot), each(place))),
+            );
         }
         packets.sort_unstable();
         Self { chain, layers, flush: Flush::new(layers), of, count, packets }
@@ -305,8 +306,14 @@ impl Nearness {
             };
             let newest = |last: i64| joint.packets.partition_point(|&(at, _)| at <= last).checked_sub(1);
             for (last, lanes) in joint.flush.places(joint.layers, layer) {
-                if let Some(newest) = newest(last) {
-                    near(newest, lanes.distance(joint.packets[newest].0));
+                // The newest one that left before the flush may be any; more of them are nearer together, unless
+                // the flush is right behind them.
+                for n in newest(last).into_iter().flat_map(|newest| (0..=newest).rev()) {
+                    let at = joint.packets[n].0;
+                    near(n, lanes.distance(at));
+                    if lanes.is_far(at) {
+                        break;
+                    }
                 }
             }
             // A run that is longer than the shortest, and yet not one that fills all lanes.
@@ -344,92 +351,6 @@ impl Nearness {
                     + (to[m][k] + both[m][k]) * (to[m][n] + both[m][n])
             })
             .sum()
-    }
-}
-
-/// Where the repairs of a flush lie: lower bounds on distances, for all runs that are no shorter.
-///
-/// A flush behind `run` source symbols finds something in `min(i, run)` lanes of a layer of interleave `i`. With
-/// delayed repairs every one of these lanes sends, since a group that is complete still waits for its lane's
-/// next symbol. Without, the lanes whose last symbol ended a group do not.
-#[derive(Clone, Copy, Debug)]
-struct Flush {
-    /// Behind the shortest run.
-    short: [Lanes; LAYERS_MAX],
-    /// Behind a run that has symbols in all lanes.
-    long: [Lanes; LAYERS_MAX],
-}
-
-/// What a flush sends of one layer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lanes {
-    interleave: i64,
-    /// Lanes that can send.
-    count: i64,
-    /// Repairs of narrower layers that leave first.
-    before: i64,
-    /// From a symbol that is the last of its lane to its repair.
-    to_repair: i64,
-}
-
-impl Flush {
-    fn new(layers: &Layers) -> Self {
-        let run = i64::from(layers.flush_run.max(1));
-        Self { short: Lanes::behind(layers, run), long: Lanes::behind(layers, i64::MAX) }
-    }
-
-    /// Where a symbol's repair of `layer` can be: the farthest symbol behind it when the flush comes, and what tells
-    /// the distance from a packet up to there.
-    fn places(&self, layers: &Layers, layer: usize) -> impl Iterator<Item = (i64, Lanes)> {
-        let (short, long) = (self.short[layer], self.long[layer]);
-        let longer = (1..i64::from(layers.group)).map(move |later| {
-            // A later member of the group tells of a symbol in every lane.
-            let to_repair = long.to_repair + later * long.interleave;
-            ((later + 1) * long.interleave - 1, Lanes { to_repair, ..long })
-        });
-        std::iter::once((short.count - 1, short)).chain(longer)
-    }
-
-    /// From the repair of a symbol in layer `narrow` to that in layer `wide` if one flush sends both.
-    fn between(&self, layers: &Layers, narrow: usize, wide: usize) -> i64 {
-        if !layers.delayed {
-            return 1;
-        }
-        let inner: i64 = self.short[narrow + 1..wide].iter().map(|lanes| lanes.count).sum();
-        let wide = self.short[wide];
-        // With the symbol the last of its lane in both layers, as many lanes are behind it in the one as
-        // before it in the other. Later members in the narrow layer put its repair off, until there is one in
-        // the wide layer as well; they also tell of a run that is longer by so much.
-        let apart = |later: i64| {
-            let put_off = later * self.short[narrow].interleave;
-            wide.count.max(wide.interleave.min(put_off + 1)) - put_off % wide.interleave
-        };
-        inner + (0..i64::from(layers.group)).map(apart).min().unwrap_or(1)
-    }
-}
-
-impl Lanes {
-    fn behind(layers: &Layers, run: i64) -> [Self; LAYERS_MAX] {
-        let r = i64::from(layers.r.max(1));
-        let mut all = [Self::default(); LAYERS_MAX];
-        let mut before = 0;
-        for (lanes, &interleave) in all.iter_mut().zip(layers.interleaves) {
-            let interleave = i64::from(interleave.max(1));
-            // Groups of a layer end `r` symbols apart, or a little less if r and i have a common factor.
-            let ends_apart = r + 1 - gcd(r as u64, interleave as u64) as i64;
-            let empty = |lanes: i64| if layers.delayed { 0 } else { (lanes + ends_apart - 1) / ends_apart };
-            let count = interleave.min(run);
-            // The source symbols behind this one, the narrower layers, the lanes with an older last symbol:
-            // the first and the third make up all lanes but its own.
-            *lanes = Self { interleave, count, before, to_repair: before + count - empty(count - 1) };
-            before += count - empty(count);
-        }
-        all
-    }
-
-    /// From a packet at `at`, which left before the flush, to the repair.
-    fn distance(&self, at: i64) -> i64 {
-        (self.to_repair - at).max(1 + self.before)
     }
 }
 

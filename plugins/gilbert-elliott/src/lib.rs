@@ -31,6 +31,7 @@
 
 mod block;
 mod chain;
+mod flush;
 mod layered;
 
 use parhelion_plugin::{Channel, DurabilityModel, Exposure, Structure};

@@ -263,6 +263,9 @@ pub struct DrillArgs {
     /// Bytes per append.
     #[arg(long, value_name = "BYTES", default_value = "4KiB")]
     pub append_bytes: bytesize::ByteSize,
+    /// Load before anything counts, in the mode network-sync: the link's history, without which little is promised.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "15s")]
+    pub warm_up: Duration,
     /// Seconds of writing before the disaster.
     #[arg(long, default_value_t = 10.0)]
     pub seconds: f64,

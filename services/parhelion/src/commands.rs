@@ -322,6 +322,7 @@ fn drill_options(arguments: DrillArgs) -> Result<DrillOptions, Failure> {
         parameters,
         writers: count("--writers", arguments.writers as u64)?,
         append_bytes: count("--append-bytes", arguments.append_bytes.as_u64())?,
+        warm_up: arguments.warm_up,
         duration: Duration::try_from_secs_f64(arguments.seconds)
             .map_err(|error| Failure::new(format!("--seconds {}: {error}", arguments.seconds)))?,
         max_risk: arguments.max_risk.probability(),

@@ -8,7 +8,7 @@ use parhelion_e2e::{At, Pair, PairOptions, payload, request_id};
 use parhelion_types::{Degrade, Durability, ErrorKind, LogAddress, LogId};
 use serde_json::Value;
 
-use crate::at_level;
+use crate::{at_level, on_the_wire};
 
 const LOCAL_BYTES: usize = 64 << 10;
 const LOCAL_APPENDS: u64 = 60;
@@ -134,6 +134,49 @@ async fn takes_over(
     }
     let twice = pair.tool(At::Mirror, &["mirror", "promote", "--yes"]).run();
     twice.refused(2, &["primary already", "mirror"]);
+}
+
+/// What the paper calls storing data in the network (SMFS section 3): an append that was acknowledged at the
+/// network level is on the fibre when its site dies, and arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_the_fibre_survives_its_site() {
+    let mut pair = Pair::start(PairOptions::default().apart(Duration::from_millis(100))).await;
+    let here = pair.client(At::Primary).await;
+    let log = here.create("orders", Degrade::Block).await.unwrap();
+    pair.mirrored().await;
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
+    for writer in 0..8_u64 {
+        let (client, say) = (here.clone(), say.clone());
+        tokio::spawn(async move {
+            for number in (writer * 1000).. {
+                let append = client.append(log, payload(number, 3000), on_the_wire());
+                // The primary is gone when this fails, and the test when nobody listens.
+                let Ok(acked) = append.await else { return };
+                if say.send((number, acked)).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let mut acked = Vec::new();
+    while acked.len() < 200 {
+        acked.push(said.recv().await.expect("the writers write"));
+    }
+    pair.primary.kill();
+    let there = pair.client(At::Mirror).await;
+    let arrived = there.stat(log).await.unwrap().records;
+    while let Ok(append) = said.try_recv() {
+        acked.push(append);
+    }
+    assert!(arrived < acked.len() as u64, "nothing was on the fibre: {arrived} of {}", acked.len());
+    assert!(acked.iter().all(|(_, acked)| acked.reached >= Durability::Network));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    pair.admin(At::Mirror).await.promote(false).await.unwrap();
+    for (number, acked) in &acked {
+        let record = there.read(log, acked.address).await;
+        let record = record.unwrap_or_else(|error| panic!("network append {number} is lost: {error}"));
+        assert_eq!(record.payload, payload(*number, 3000));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ mod traces;
 use std::time::Duration;
 
 use parhelion_client::AppendOptions;
-use parhelion_types::Durability;
+use parhelion_types::{Durability, Risk};
 
 /// For what should happen soon, with both cores busy.
 const SOON: Duration = Duration::from_secs(30);
@@ -22,4 +22,10 @@ const SOON: Duration = Duration::from_secs(30);
 /// An append of that level, with all else as usual.
 fn at_level(durability: Durability) -> AppendOptions {
     AppendOptions { durability, ..AppendOptions::default() }
+}
+
+/// An append that is acknowledged as soon as all its repairs have left the site. A link that was hardly used
+/// yet promises little, and an append that asks for a small risk waits for the mirror then.
+fn on_the_wire() -> AppendOptions {
+    AppendOptions { max_risk: Risk::CERTAIN, ..at_level(Durability::Network) }
 }

@@ -6,7 +6,10 @@ use parhelion_client::AppendOptions;
 use parhelion_e2e::{At, Collector, Pair, PairOptions, SeenSpan, payload, poll};
 use parhelion_types::{Degrade, Durability, TraceContext};
 
-use crate::{SOON, at_level};
+use crate::{SOON, at_level, on_the_wire};
+
+/// Longer than it takes until the repairs of an append are known to be on the wire.
+const APART: Duration = Duration::from_millis(20);
 
 /// Spans of an append at its primary, and at the mirror.
 const HERE: [&str; 6] =
@@ -60,11 +63,12 @@ fn check(trace: &[SeenSpan]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_tells_the_life_of_an_append_at_both_sites() {
     let collector = Collector::start();
-    let options = PairOptions::default().both("telemetry.otlp", collector.endpoint());
+    let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
     let pair = Pair::start(options.both("telemetry.sample", 1)).await;
     let here = pair.client(At::Primary).await;
     let log = here.create("orders", Degrade::Block).await.unwrap();
-    here.append(log, payload(1, 4321), at_level(Durability::Network)).await.unwrap();
+    let acked = here.append(log, payload(1, 4321), on_the_wire()).await.unwrap();
+    assert_eq!(acked.reached, Durability::Network, "{acked:?}");
     let trace = trace_of(&collector, |_| true).await;
     assert!(named(&trace, "append").parent.is_empty(), "nobody began it");
     check(&trace);
@@ -74,11 +78,11 @@ async fn one_trace_tells_the_life_of_an_append_at_both_sites() {
 #[ignore = "the storage actor never calls AppendTrace::accepted, which sets these attributes"]
 async fn a_trace_says_which_append_it_is_of() {
     let collector = Collector::start();
-    let options = PairOptions::default().both("telemetry.otlp", collector.endpoint());
+    let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
     let pair = Pair::start(options.both("telemetry.sample", 1)).await;
     let here = pair.client(At::Primary).await;
     let log = here.create("orders", Degrade::Block).await.unwrap();
-    let acked = here.append(log, payload(1, 4321), at_level(Durability::Network)).await.unwrap();
+    let acked = here.append(log, payload(1, 4321), on_the_wire()).await.unwrap();
     let trace = trace_of(&collector, |_| true).await;
     let attributes = &named(&trace, "append").attributes;
     let address = acked.address.to_string();
@@ -93,7 +97,7 @@ async fn a_trace_says_which_append_it_is_of() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clients_trace_goes_on_where_nobody_else_is_sampled() {
     let collector = Collector::start();
-    let options = PairOptions::default().both("telemetry.otlp", collector.endpoint());
+    let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
     let pair = Pair::start(options.both("telemetry.sample", 0)).await;
     let here = pair.client(At::Primary).await;
     let log = here.create("orders", Degrade::Block).await.unwrap();
