@@ -57,7 +57,7 @@ fn main() {
                     key,
                     announcement: announcement(0, number, RECORD_BYTES),
                 });
-                primary.command(LinkCommand::Send { key, record: record.into() });
+                primary.command(LinkCommand::Send { key, record: record.into(), is_awaited: true });
                 number += 1;
             }
             primary.event().await;

@@ -24,7 +24,7 @@ pub(crate) struct Bulk {
     pub(crate) handle: ConnectionHandle,
     pub(crate) sender: Sender,
     /// Records that the link core has no room for yet. The storage actor's byte credits bound them.
-    backlog: VecDeque<(RecordKey, Bytes)>,
+    backlog: VecDeque<(RecordKey, Bytes, bool)>,
     /// Datagrams that the link core has released and QUIC has not been given: the data of each burst before
     /// its repairs.
     released: VecDeque<Released>,
@@ -121,8 +121,8 @@ impl Bulk {
     }
 
     /// Queues a record.
-    pub(crate) fn send(&mut self, now: Time, key: RecordKey, record: Bytes) {
-        self.backlog.push_back((key, record));
+    pub(crate) fn send(&mut self, now: Time, key: RecordKey, record: Bytes, is_awaited: bool) {
+        self.backlog.push_back((key, record, is_awaited));
         self.feed(now);
     }
 
@@ -183,10 +183,15 @@ impl Bulk {
 
     /// Gives the link core what it has room for.
     fn feed(&mut self, now: Time) {
-        while let Some((key, record)) = self.backlog.pop_front() {
+        while let Some((key, record, is_awaited)) = self.backlog.pop_front() {
             let bytes = record.len() as u64;
-            if self.sender.send(now, key, record.clone()).is_err() {
-                self.backlog.push_front((key, record));
+            let queued = if is_awaited {
+                self.sender.send(now, key, record.clone())
+            } else {
+                self.sender.send_lazily(now, key, record.clone())
+            };
+            if queued.is_err() {
+                self.backlog.push_front((key, record, is_awaited));
                 return;
             }
             self.stats.records.add(1);

@@ -26,6 +26,8 @@ pub enum LinkCommand {
         key: RecordKey,
         /// Header and payload, exactly as stored.
         record: Bytes,
+        /// Whether somebody waits for its coverage: then partial groups of the code are completed for it.
+        is_awaited: bool,
     },
     /// Changes the code on the live link. The answer says what was wrong with the request, if anything.
     ChangeCode {

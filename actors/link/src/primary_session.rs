@@ -162,8 +162,8 @@ impl PrimarySession {
                 (Phase::Up, Some(announcer)) => announcer.announce(key, &announcement),
                 _ => self.stats.commands_discarded.add(1),
             },
-            LinkCommand::Send { key, record } => match (&self.phase, &mut self.records) {
-                (Phase::Up, Records::Quic(bulk)) => bulk.send(now, key, record),
+            LinkCommand::Send { key, record, is_awaited } => match (&self.phase, &mut self.records) {
+                (Phase::Up, Records::Quic(bulk)) => bulk.send(now, key, record, is_awaited),
                 (Phase::Up, Records::Tcp(Some(writer))) => {
                     self.stats.records.add(1);
                     self.stats.record_bytes.add(record.len() as u64);

@@ -150,7 +150,9 @@ impl StorageActor {
             Effect::Announce { key, announcement } => {
                 self.to_link(LinkCommand::Announce { key, announcement })
             }
-            Effect::Send { key, record } => self.to_link(LinkCommand::Send { key, record }),
+            Effect::Send { key, record, is_awaited } => {
+                self.to_link(LinkCommand::Send { key, record, is_awaited });
+            }
             Effect::Rewind(logs) => self.to_link(LinkCommand::Rewind(logs)),
             Effect::ReadBacklog { log, from, bytes_max, session } => {
                 let store = self.config.store.clone();

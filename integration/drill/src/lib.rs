@@ -47,6 +47,7 @@ pub use html::write_report;
 pub use input::{INPUT_BYTES_MAX, Input};
 pub use mode::{Mode, UnknownMode};
 pub use options::{DrillOptions, Form, LinkOptions};
+pub use process::Process;
 pub use report::{DrillReport, ModeSummary, RunResult, SCHEMA};
 pub use stats::{Latency, PromiseTest, Spread};
 

@@ -29,7 +29,7 @@ pub struct DrillOptions {
     pub logs: u32,
     /// Bytes of each append.
     pub append_bytes: u32,
-    /// Payload that all writers together offer, in bits per second; `None` offers 0.6 of the link's rate.
+    /// Payload that all writers together offer, in bits per second; `None` offers half of the link's rate.
     ///
     /// The same load in all modes makes them comparable, and headroom for repairs keeps the queue of the
     /// link from being the only thing that is measured.
@@ -130,7 +130,7 @@ impl DrillOptions {
     /// Payload that all writers together offer, in bits per second.
     #[must_use]
     pub fn load(&self) -> u64 {
-        self.load_bits_per_second.unwrap_or(self.link.rate_bits_per_second / 10 * 6)
+        self.load_bits_per_second.unwrap_or(self.link.rate_bits_per_second / 2)
     }
 
     /// Checks every figure.

@@ -15,7 +15,7 @@ use crate::error::DrillError;
 
 /// A child process. Dropping it kills it.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     name: &'static str,
     child: Child,
     stdin: Option<ChildStdin>,
@@ -27,7 +27,10 @@ impl Process {
     /// Starts `command`; its standard error goes to `NAME.log` in `directory`.
     ///
     /// The process is killed when the thread that started it ends, however that happens.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// The log cannot be created or the process not be started.
+    pub fn start(
         name: &'static str,
         mut command: Command,
         directory: &Path,
@@ -62,7 +65,10 @@ impl Process {
     }
 
     /// The next line of standard output that is a JSON object, as `T`.
-    pub(crate) fn answer<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, DrillError> {
+    ///
+    /// # Errors
+    /// There is none within `limit`, the process ended before, or the object is no `T`.
+    pub fn answer<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, DrillError> {
         let deadline = Instant::now() + limit;
         loop {
             let line = match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -85,7 +91,7 @@ impl Process {
     }
 
     /// Tells the process to come to an end, by closing its standard input.
-    pub(crate) fn tell_to_stop(&mut self) {
+    pub fn tell_to_stop(&mut self) {
         if let Some(mut stdin) = self.stdin.take() {
             // It may have gone by itself.
             let _ = stdin.flush();
@@ -93,7 +99,10 @@ impl Process {
     }
 
     /// Waits for the process to end by itself.
-    pub(crate) fn finish(mut self, limit: Duration) -> Result<ExitStatus, DrillError> {
+    ///
+    /// # Errors
+    /// It failed, or does not end within `limit`.
+    pub fn finish(mut self, limit: Duration) -> Result<ExitStatus, DrillError> {
         let deadline = Instant::now() + limit;
         loop {
             match self.child.try_wait() {
@@ -110,8 +119,11 @@ impl Process {
         }
     }
 
-    /// Whether it still runs; an error tells how it ended.
-    pub(crate) fn check_alive(&mut self) -> Result<(), DrillError> {
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// Tells how it ended.
+    pub fn check_alive(&mut self) -> Result<(), DrillError> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(self.failure(format!("ended early ({status}){}", self.last_words()))),
@@ -119,8 +131,14 @@ impl Process {
         }
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the process at once, as a disaster does.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         // Both fail only if the process is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();

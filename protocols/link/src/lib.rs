@@ -43,7 +43,7 @@ mod symbols;
 
 pub use config::{ReceiverConfig, SenderConfig};
 pub use receiver::{MISSING_RUNS_MAX, Receiver, Report};
-pub use sender::{CodeEpoch, Full, Sender, SenderEvent, SenderStats, Transmit, TransmitKind};
+pub use sender::{CodeEpoch, Full, LAZY_FACTOR, Sender, SenderEvent, SenderStats, Transmit, TransmitKind};
 
 /// Most source symbols between the first one that is not known to have arrived and the newest one.
 ///

@@ -43,6 +43,8 @@ pub(crate) struct Record {
     pub(crate) number: Option<u64>,
     /// Source symbols that it is cut into.
     pub(crate) symbols: u32,
+    /// Whether somebody waits for its coverage.
+    pub(crate) is_awaited: bool,
     /// Of those, cut.
     pub(crate) cut: u32,
     /// Of those, beyond the site's edge.
@@ -92,7 +94,7 @@ impl Records {
     }
 
     /// Queues a record that is cut into `symbols`.
-    pub(crate) fn push(&mut self, key: RecordKey, bytes: Bytes, symbols: u32) {
+    pub(crate) fn push(&mut self, key: RecordKey, bytes: Bytes, symbols: u32, is_awaited: bool) {
         self.held_bytes += Self::cost(bytes.len());
         self.queued_bytes += bytes.len();
         let record = Record {
@@ -100,6 +102,7 @@ impl Records {
             bytes,
             number: None,
             symbols,
+            is_awaited,
             cut: 0,
             departed: 0,
             arrived: 0,

@@ -208,7 +208,7 @@ mod tests {
     /// One record of `count` symbols, all of them sent.
     fn in_flight(count: u32) -> (Retransmission, Symbols, Records) {
         let (mut symbols, mut records) = (Symbols::default(), Records::default());
-        records.push(RecordKey::default(), Bytes::from_static(b"record"), count);
+        records.push(RecordKey::default(), Bytes::from_static(b"record"), count, true);
         let at = records.start(0, 0, 0).unwrap();
         for position in 0..count {
             symbols.push(at, position, at_millis(u64::from(position)));

@@ -40,6 +40,8 @@ use crate::symbols::Symbols;
 /// - the oldest symbol that still waits for a repair is four times as old: light traffic
 ///   that never pauses that long, and is too slow to fill wide groups, must not put them off.
 ///
+/// Where nobody waits ([`send_lazily`](Self::send_lazily)), only age counts, and much more of it.
+///
 /// While symbols are ready, they themselves fill the groups at the rate of the link, and the spare capacity
 /// that a flush costs is not there.
 ///
@@ -62,6 +64,8 @@ pub struct Sender {
     pacer: Pacer,
     retransmission: Retransmission,
     last_source: Time,
+    /// Somebody waits for the coverage of symbols below this id.
+    awaited_below: u64,
     /// Id of the first source symbol behind the last flush, or of the code if there was none.
     run_start: u64,
     changed: VecDeque<RecordRef>,
@@ -181,6 +185,7 @@ impl Sender {
             retransmission: Retransmission::new(now),
             last_source: now,
             run_start: 0,
+            awaited_below: 0,
             changed: VecDeque::new(),
             stats: SenderStats::default(),
             config,
@@ -192,7 +197,21 @@ impl Sender {
     ///
     /// # Errors
     /// The buffer has no room for it.
-    pub fn send(&mut self, _now: Time, key: RecordKey, record: Bytes) -> Result<(), Full> {
+    pub fn send(&mut self, now: Time, key: RecordKey, record: Bytes) -> Result<(), Full> {
+        self.queue(now, key, record, true)
+    }
+
+    /// As [`send`](Self::send), for a record whose coverage nobody waits for: partial groups are not flushed
+    /// for its sake until [`LAZY_FACTOR`] times `flush_delay` have passed, so that light traffic of the other
+    /// levels does not pay for repairs that nobody asked for.
+    ///
+    /// # Errors
+    /// The buffer has no room for it.
+    pub fn send_lazily(&mut self, now: Time, key: RecordKey, record: Bytes) -> Result<(), Full> {
+        self.queue(now, key, record, false)
+    }
+
+    fn queue(&mut self, _now: Time, key: RecordKey, record: Bytes, is_awaited: bool) -> Result<(), Full> {
         if self.records.contains(key) {
             return Ok(());
         }
@@ -204,7 +223,7 @@ impl Sender {
             return Err(Full { record_bytes: record.len(), buffered_bytes, buffer_bytes_max });
         };
         let symbols = record.len().div_ceil(self.data_bytes).max(1) as u32;
-        self.records.push(key, record, symbols);
+        self.records.push(key, record, symbols, is_awaited);
         self.stats.records += 1;
         Ok(())
     }
@@ -383,6 +402,9 @@ impl Sender {
         let position = record.cut;
         record.cut += 1;
         self.cutting = (record.cut < record.symbols).then_some(at);
+        if record.is_awaited {
+            self.awaited_below = self.symbols.next() + 1;
+        }
         let start = out.len();
         let cut = write_symbol(&record.bytes, at.number, position, self.data_bytes, out);
         self.records.note_cut(cut);
@@ -447,6 +469,9 @@ impl Sender {
         let oldest = self.symbols.oldest_unpromised()?;
         if self.is_source_ready() {
             return None;
+        }
+        if self.symbols.oldest_unpromised_id() >= self.awaited_below {
+            return Some(oldest.first_sent + self.config.flush_delay.saturating_mul(LAZY_FACTOR));
         }
         let idle = self.last_source + self.config.flush_delay;
         let aged = oldest.first_sent + self.config.flush_delay.saturating_mul(COVERAGE_AGE_FACTOR);
@@ -535,6 +560,9 @@ fn write_symbol(record: &Bytes, number: u64, position: u32, data_bytes: usize, o
 fn micros(now: Time) -> u64 {
     now.as_nanos() / 1000
 }
+
+/// Age, in units of `flush_delay`, at which symbols are covered whose coverage nobody waits for.
+pub const LAZY_FACTOR: u32 = 50;
 
 /// Flushing late groups of light traffic at each `flush_delay` would double its overhead to save a few of
 /// them; four is where waiting and overhead balance for the default code.

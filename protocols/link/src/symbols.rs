@@ -102,6 +102,11 @@ impl Symbols {
         self.get(self.promise_floor.max(self.base))
     }
 
+    /// Id of that symbol, or of the next one.
+    pub(crate) fn oldest_unpromised_id(&self) -> u64 {
+        self.promise_floor.max(self.base)
+    }
+
     /// Frees the oldest symbols for as long as `is_done`.
     pub(crate) fn release(&mut self, mut is_done: impl FnMut(&Symbol) -> bool) {
         while self.ring.pop_front_if(|symbol| is_done(symbol)).is_some() {

@@ -177,6 +177,8 @@ pub enum Effect {
         key: RecordKey,
         /// Header and payload.
         record: Bytes,
+        /// Whether an acknowledgement waits for its coverage.
+        is_awaited: bool,
     },
     /// Ask the mirror to cut these logs back to where they end here. It ends the session afterwards.
     Rewind(Vec<LogTailV1>),

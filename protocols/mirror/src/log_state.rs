@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_plugin::Structure;
 use parhelion_risk::{CodeGeneration, Ledger, Progress, WireState};
-use parhelion_types::{Degrade, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, SourceTime, Time};
+use parhelion_types::{
+    Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, SourceTime, Time,
+};
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
@@ -85,7 +87,8 @@ impl LogState {
         let key = record.header.key();
         ledger.insert(key, generation);
         self.in_flight.push(key.number, record.bytes().len());
-        effects.push(Effect::Send { key, record: record.bytes() });
+        let is_awaited = record.header.durability == Durability::Network;
+        effects.push(Effect::Send { key, record: record.bytes(), is_awaited });
     }
 
     /// Joins a session: compares what the mirror has with what is here.

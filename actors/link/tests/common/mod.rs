@@ -162,7 +162,7 @@ impl Primary {
         let record = record(log, number, bytes);
         let key = RecordKey { log: LogId(log), number };
         self.command(LinkCommand::Announce { key, announcement: announcement(log, number, bytes) });
-        self.command(LinkCommand::Send { key, record });
+        self.command(LinkCommand::Send { key, record, is_awaited: true });
     }
 }
 

@@ -9,7 +9,7 @@ use crate::network::{
 };
 use bytes::Bytes;
 use parhelion_code_layered_interleaving::LayeredInterleaving;
-use parhelion_link::{Receiver, Sender, SenderConfig, SenderEvent};
+use parhelion_link::{LAZY_FACTOR, Receiver, Sender, SenderConfig, SenderEvent, TransmitKind};
 use parhelion_types::{RecordKey, Time};
 use proptest::prelude::*;
 
@@ -258,4 +258,31 @@ fn an_impossible_code_is_refused() {
         let error = Sender::new(config, code.clone(), "r=8".parse().unwrap(), now).err().unwrap();
         assert!(error.to_string().contains("; give"), "{error}");
     }
+}
+
+#[test]
+fn what_nobody_waits_for_is_flushed_late_and_an_awaited_record_flushes_all() {
+    let (code, parameters) = layered();
+    let now = Time::from_nanos(1000);
+    let config =
+        SenderConfig { flush_delay: Duration::from_millis(1), rate_bytes_per_second: 0, ..sender_config() };
+    let mut sender = Sender::new(config, code, parameters, now).unwrap();
+    let one = Bytes::from_static(b"one symbol");
+    sender.send_lazily(now, Network::key(0, 0), one.clone()).unwrap();
+    let mut out = Vec::new();
+    assert!(sender.poll_transmit(now, &mut out).is_some());
+    let soon = now + config.flush_delay * 10;
+    assert_eq!(sender.poll_transmit(soon, &mut out), None, "nobody waits");
+    let late = now + config.flush_delay * LAZY_FACTOR;
+    for _ in 0..3 {
+        assert_eq!(sender.poll_transmit(late, &mut out).map(|t| t.kind), Some(TransmitKind::Repair));
+    }
+    assert_eq!(sender.poll_transmit(late, &mut out), None);
+
+    sender.send_lazily(late, Network::key(0, 1), one.clone()).unwrap();
+    sender.send(late, Network::key(0, 2), one).unwrap();
+    assert!(sender.poll_transmit(late, &mut out).is_some());
+    assert!(sender.poll_transmit(late, &mut out).is_some());
+    let due = late + config.flush_delay;
+    assert_eq!(sender.poll_transmit(due, &mut out).map(|t| t.kind), Some(TransmitKind::Repair));
 }
