@@ -56,15 +56,37 @@ impl Lab {
         Ok(Self { rounds, turn, binary, tls, settings, directory })
     }
 
-    /// A new directory for one pair of sites. It goes with its owner, and its contents with it.
-    pub(crate) fn directory(&self) -> Result<TempDir, BenchError> {
-        tempfile::tempdir_in(self.directory.path())
-            .map_err(BenchError::file("creating a directory in", self.directory.path()))
+    /// A new directory for the nodes of one system.
+    pub(crate) fn workplace(&self) -> Result<Workplace, BenchError> {
+        let directory = tempfile::tempdir_in(self.directory.path())
+            .map_err(BenchError::file("creating a directory in", self.directory.path()))?;
+        Ok(Workplace(directory.keep()))
     }
 
     /// Leaves logs where they are, because they tell why a benchmark failed.
     pub(crate) fn keep(&mut self) {
         self.directory.disable_cleanup(true);
+    }
+}
+
+/// A directory with the data of nodes, of which only their logs outlive it: a run writes more than a disk may
+/// hold at once, and after a failure the logs are what is read.
+#[derive(Debug)]
+pub(crate) struct Workplace(PathBuf);
+
+impl Workplace {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        for folder in entries.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            // The directory of the whole run is removed at its end; what is left goes then.
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 }
 

@@ -174,7 +174,7 @@ async fn write_until(
     let mut pool = vec![0; append_bytes.next_multiple_of(POOL_STEP) + POOL_BYTES];
     rand::rng().fill_bytes(&mut pool);
     let pool = Bytes::from(pool);
-    print(&Writing { first_log: logs[0].0 })?;
+    print(&Writing { first_log: u64::from(logs[0].0) })?;
 
     let start = Instant::now();
     let counted_from = start + load.settle;

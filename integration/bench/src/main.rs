@@ -33,7 +33,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::error::BenchError;
-use crate::figure::Report;
+use crate::figure::{Found, Report};
 use crate::lab::Lab;
 use crate::load::WRITE_LOAD;
 
@@ -129,7 +129,7 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     let mut report = Report::new(arguments.rounds, arguments.seconds, arguments.set.clone());
     for name in names {
         report.begin(name.text());
-        let figures = runtime.block_on(async {
+        let found = runtime.block_on(async {
             match name {
                 Name::AckDistance => benchmarks::ack_distance::run(&lab).await,
                 Name::Goodput => benchmarks::goodput::run(&lab).await,
@@ -137,11 +137,11 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
                 Name::Loopback => benchmarks::loopback::run(&lab).await,
                 Name::GroupCommit => benchmarks::group_commit::run(&lab).await,
                 Name::Memory => benchmarks::memory::run(&lab).await,
-                Name::All => Ok(Vec::new()),
+                Name::All => Ok(Found::default()),
             }
         });
-        match figures {
-            Ok(figures) => report.end(figures),
+        match found {
+            Ok(found) => report.end(found),
             Err(error) => {
                 lab.keep();
                 return Err(error);

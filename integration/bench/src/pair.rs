@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use parhelion_wan::{Emulator, LinkConfig, Namespaces, Side, WanConfig, WanCounters};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::error::BenchError;
-use crate::lab::Lab;
+use crate::lab::{Lab, Workplace};
 use crate::load::Load;
 use crate::site::{LOOPBACK, Place, Running, Site};
 use crate::usage::Usage;
@@ -22,7 +21,7 @@ pub(crate) struct Pair {
     pub mirror: Site,
     pub emulator: Option<Emulator>,
     namespaces: Option<Namespaces>,
-    directory: TempDir,
+    directory: Workplace,
 }
 
 /// The emulated link: `rate` bits per second both ways, `one_way` delay, a queue of 50 ms.
@@ -54,7 +53,7 @@ impl Pair {
         link: Option<LinkConfig>,
         settings: &[String],
     ) -> Result<Self, BenchError> {
-        let directory = lab.directory()?;
+        let directory = lab.workplace()?;
         let namespaces = if link.is_some() { Some(Namespaces::create()?) } else { None };
         let listen = SocketAddr::new(namespaces.as_ref().map_or(LOOPBACK, |_| Side::B.address()), 0);
         let place = |side| Place {
@@ -152,6 +151,12 @@ impl Pair {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
+    }
+
+    /// Bulk packets that the primary has sent since it was started.
+    pub(crate) async fn packets_sent(&self) -> Result<u64, BenchError> {
+        let status = self.primary.status().await?;
+        Ok(link_figures(&status).get("datagrams_sent").copied().unwrap_or(0))
     }
 
     /// Packets that the hosts of the sites dropped by themselves: sent, and received.

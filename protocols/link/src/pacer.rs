@@ -76,8 +76,11 @@ impl Pacer {
     }
 }
 
-/// A timer of the kernel wakes a thread up some tens of microseconds late, a busy machine some hundreds.
-const CATCH_UP: Duration = Duration::from_micros(250);
+/// What a late wake-up may make up for. A timer wakes a thread some tens of microseconds late; on a busy
+/// machine a thread waits for its turn for one or two ticks of the scheduler, 4 ms each. What is not made up
+/// for is lost for good: a line that is meant to be full would never be. The burst that follows is as long
+/// as the pause, which the queue of any provisioned line takes.
+const CATCH_UP: Duration = Duration::from_millis(8);
 
 const NANOS: u128 = 1_000_000_000;
 
