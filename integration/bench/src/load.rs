@@ -74,6 +74,8 @@ pub(crate) struct Written {
     pub p50_millis: f64,
     /// 99th percentile, milliseconds.
     pub p99_millis: f64,
+    /// The longest, milliseconds.
+    pub max_millis: f64,
     /// Acknowledgements by the level they reached.
     pub reached: BTreeMap<String, u64>,
     /// The highest prefix risk that came with an acknowledgement of the network level.
@@ -212,6 +214,7 @@ async fn write_until(
         seconds: end.saturating_duration_since(counted_from).as_secs_f64(),
         p50_millis: millis(0.5),
         p99_millis: millis(0.99),
+        max_millis: tally.latency.max() as f64 / 1e3,
         ..tally.written.clone()
     })
 }
@@ -263,6 +266,9 @@ impl Writer {
     }
 }
 
+/// An hour; no run is longer, and the histogram of three digits takes some hundred kilobytes.
+const LATENCY_MICROS_MAX: u64 = 3_600_000_000;
+
 struct Tally {
     latency: Histogram<u64>,
     written: Written,
@@ -270,7 +276,7 @@ struct Tally {
 
 impl Tally {
     fn new() -> Result<Self, BenchError> {
-        let latency = Histogram::new(3).map_err(|error| BenchError::Figure {
+        let latency = Histogram::new_with_bounds(1, LATENCY_MICROS_MAX, 3).map_err(|error| BenchError::Figure {
             what: "latency",
             reason: format!("no histogram: {error}"),
         })?;

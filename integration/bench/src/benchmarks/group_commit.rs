@@ -56,12 +56,13 @@ pub(crate) async fn run(lab: &Lab) -> Result<Found, BenchError> {
         let appends_per_sync =
             written.appends as f64 / written.seconds * span.as_secs_f64() / syncs.count.max(1.0);
         found.notes.push(format!(
-            "round {}: {:.0} appends/s, p50 {:.2} ms, p99 {:.2} ms; {:.0} syncs/s of {:.2} ms, {:.0} % of the time, \
+            "round {}: {:.0} appends/s, p50 {:.2} ms, p99 {:.2} ms, longest {:.0} ms; {:.0} syncs/s of {:.2} ms, {:.0} % of the time, \
              {appends_per_sync:.1} appends each",
             round + 1,
             written.appends as f64 / written.seconds,
             written.p50_millis,
             written.p99_millis,
+            written.max_millis,
             syncs.count / span.as_secs_f64(),
             syncs.seconds * 1e3 / syncs.count.max(1.0),
             syncs.seconds * 100.0 / span.as_secs_f64(),
