@@ -1,5 +1,6 @@
 //! Installs logs, traces and metric export for a process, once.
 
+use std::io::IsTerminal;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -60,10 +61,10 @@ pub enum TelemetryError {
     )]
     Endpoint(String),
     /// The ratio is not one.
-    #[error("telemetry.sample_ratio {0} is no share; write a number from 0 to 1")]
+    #[error("telemetry.sample {0} is no share; write a number from 0 to 1")]
     SampleRatio(f64),
     /// An exporter could not be built.
-    #[error("the OTLP exporter could not be built ({0}); check telemetry.otlp_endpoint")]
+    #[error("the OTLP exporter could not be built ({0}); check telemetry.otlp")]
     Exporter(#[from] ExporterBuildError),
     /// A subscriber is there already.
     #[error("telemetry was installed twice in one process ({0}); install it once, at the start")]
@@ -97,7 +98,11 @@ impl Telemetry {
         let lines: Box<dyn Layer<Registry> + Send + Sync> = if config.json {
             tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).with_filter(filter).boxed()
         } else {
-            tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter).boxed()
+            tracing_subscriber::fmt::layer()
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(std::io::stderr)
+                .with_filter(filter)
+                .boxed()
         };
         let spans = export.as_ref().map(|export| {
             tracing_opentelemetry::layer().with_tracer(export.tracer()).with_filter(exported_targets())
@@ -374,7 +379,7 @@ mod tests {
         let start = Instant::now();
         let error = telemetry.shutdown(Duration::from_millis(300)).unwrap_err();
         assert!(start.elapsed() < Duration::from_secs(2), "shutdown took {:?}", start.elapsed());
-        assert!(error.to_string().contains("telemetry.otlp_endpoint"));
+        assert!(error.to_string().contains("telemetry.otlp"));
     }
 
     #[test]

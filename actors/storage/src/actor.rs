@@ -13,7 +13,7 @@ use parhelion_mirror::{
 };
 use parhelion_observability::{AppendOutcome, AppendTracer, Metrics, RiskScope, TimeBase};
 use parhelion_risk::Pricer;
-use parhelion_types::{Durability, Epoch, Error, LogId, RequestId};
+use parhelion_types::{Epoch, Error, LogId, RequestId};
 use parhelion_wire::link::LogMarkV1;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,7 +22,7 @@ use crate::request::{
     Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, Relink, Request, SetChannel, SiteStatus,
 };
 use crate::store::{Store, StoreEvent, WriteRequest};
-use crate::trace::{AppendTraces, MirrorTraces};
+use crate::trace::{AppendTraces, Asked, MirrorTraces};
 
 /// What a storage actor is built from.
 pub struct StorageConfig {
@@ -80,7 +80,7 @@ enum Core {
 
 enum Waiting {
     Create { answer: Answer<LogId>, name: String, request: RequestId },
-    Append { answer: Answer<Box<Acked>>, asked: Durability, bytes: u64, _credit: Credit },
+    Append { answer: Answer<Box<Acked>>, asked: Asked, _credit: Credit },
     Free(Answer<()>),
     Promote(Answer<Promotion>),
     Welcome(oneshot::Sender<Result<Vec<LogMarkV1>, Error>>),
@@ -212,10 +212,7 @@ impl StorageActor {
             let _ = answer.send(Err(error));
             return;
         }
-        if let Link::Mirror(commands) = &self.link {
-            let _ = commands.send(MirrorCommand::Close);
-        }
-        self.link = Link::None;
+        // The driver goes on listening: the old primary must learn of the new epoch when it comes back.
         let epoch = promotion.epoch;
         self.config.primary.epoch = epoch;
         let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), Vec::new());
@@ -254,23 +251,28 @@ impl StorageActor {
                 drop(answer.send(Ok(log)));
             }
             (Waiting::Free(answer), Ok(Reply::Freed)) => drop(answer.send(Ok(()))),
-            (Waiting::Append { answer, asked, bytes, .. }, Ok(Reply::Acked(acked))) => {
+            (Waiting::Append { answer, asked, .. }, Ok(Reply::Acked(acked))) => {
                 let outcome = match (acked.degraded, acked.duplicate) {
                     (true, _) => AppendOutcome::Degraded,
                     (_, true) => AppendOutcome::Duplicate,
                     _ => AppendOutcome::Acknowledged,
                 };
                 let latency = acked.acknowledged.since(acked.accepted);
-                self.config.metrics.append(asked, outcome, bytes, latency);
+                self.config.metrics.append(asked.durability, outcome, asked.bytes, latency);
                 self.config.metrics.risk_promised(RiskScope::Own, acked.own);
                 self.config.metrics.risk_promised(RiskScope::Prefix, acked.prefix);
-                self.traces.acknowledged(token, &acked);
+                self.traces.acknowledged(token, &acked, &asked);
                 drop(answer.send(Ok(acked)));
             }
             (Waiting::Create { answer, .. }, Err(error)) => drop(answer.send(Err(error))),
             (Waiting::Free(answer), Err(error)) => drop(answer.send(Err(error))),
-            (Waiting::Append { answer, asked, bytes, .. }, Err(error)) => {
-                self.config.metrics.append(asked, AppendOutcome::Failed, bytes, Duration::ZERO);
+            (Waiting::Append { answer, asked, .. }, Err(error)) => {
+                self.config.metrics.append(
+                    asked.durability,
+                    AppendOutcome::Failed,
+                    asked.bytes,
+                    Duration::ZERO,
+                );
                 self.traces.failed(token, &error);
                 drop(answer.send(Err(error)));
             }
@@ -376,8 +378,8 @@ impl Handler<Request> for StorageActor {
                 credit,
                 answer,
             } => {
-                let bytes = payload.len() as u64;
-                let token = self.token(Waiting::Append { answer, asked: durability, bytes, _credit: credit });
+                let asked = Asked { bytes: payload.len() as u64, durability, max_risk };
+                let token = self.token(Waiting::Append { answer, asked, _credit: credit });
                 let trace = self.traces.begin(token, trace);
                 let time = self.config.clock.wall();
                 let append = Append {
@@ -520,11 +522,8 @@ impl Handler<FromMirrorLink> for StorageActor {
             match event {
                 MirrorEvent::Hello { site, session, marks } => {
                     tracing::info!(%site, session, "primary asks for a session");
-                    if matches!(self.core, Core::Primary(_)) {
-                        let _ = marks.send(Err(Error::new(
-                            parhelion_types::ErrorKind::Fenced,
-                            "this site was promoted; the old primary must not write any more",
-                        )));
+                    if let Core::Primary(primary) = &self.core {
+                        let _ = marks.send(fencing_marks(primary));
                         continue;
                     }
                     let token = self.token(Waiting::Welcome(marks));
@@ -563,6 +562,25 @@ impl Handler<BacklogRead> for StorageActor {
         let BacklogRead { log, session, records } = read;
         self.step(Input::Backlog { log, session, records }, ctx);
     }
+}
+
+/// What a promoted site tells its old primary: the marks of its logs under the epoch that fences it.
+fn fencing_marks(primary: &Primary) -> Result<Vec<LogMarkV1>, Error> {
+    let marks: Vec<LogMarkV1> = primary
+        .logs()
+        .map(|log| LogMarkV1 {
+            log: log.log.0,
+            epoch: log.epoch,
+            records: log.durable,
+            segment: log.end.segment.0,
+            offset: log.end.offset,
+        })
+        .collect();
+    if marks.is_empty() {
+        let message = "this site was promoted and has no logs; the old primary must not write any more";
+        return Err(Error::new(parhelion_types::ErrorKind::Fenced, message));
+    }
+    Ok(marks)
 }
 
 fn log_event(event: &Event) {

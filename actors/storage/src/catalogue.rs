@@ -27,7 +27,11 @@ const DURABLE_PREFIX: &[u8] = b"durable/";
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
     /// RocksDB refuses.
-    #[error("catalogue {}: {reason}; it can be deleted while the node is stopped: checkpoints are derived again, but a promotion would be forgotten", path.display())]
+    #[error(
+        "catalogue {}: {reason}; it can be deleted while the node is stopped: checkpoints are derived again, but \
+         a promotion would be forgotten",
+        path.display()
+    )]
     RocksDb {
         /// Its directory.
         path: PathBuf,

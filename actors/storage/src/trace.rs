@@ -6,7 +6,15 @@ use std::time::SystemTime;
 use parhelion_log::RecordHeader;
 use parhelion_mirror::{Acked, StageKind, Token};
 use parhelion_observability::{AppendTrace, AppendTracer, MirrorTrace, TimeBase};
-use parhelion_types::{Error, LogId, TraceContext};
+use parhelion_types::{Durability, Error, LogId, Risk, TraceContext};
+
+/// What a client asked for, as far as its trace tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub bytes: u64,
+    pub durability: Durability,
+    pub max_risk: Risk,
+}
 
 /// At the primary: one trace per sampled append, written when it is acknowledged.
 pub(crate) struct AppendTraces {
@@ -31,8 +39,9 @@ impl AppendTraces {
     }
 
     /// Writes the spans of an append's path.
-    pub fn acknowledged(&mut self, token: Token, acked: &Acked) {
+    pub fn acknowledged(&mut self, token: Token, acked: &Acked, asked: &Asked) {
         let Some(mut trace) = self.open.remove(&token) else { return };
+        trace.accepted(acked.key.log, acked.address, asked.bytes, asked.durability, asked.max_risk);
         let wall = |at| self.base.wall(at);
         let accepted = wall(acked.accepted);
         trace.queued(accepted);

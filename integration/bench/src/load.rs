@@ -276,9 +276,8 @@ struct Tally {
 
 impl Tally {
     fn new() -> Result<Self, BenchError> {
-        let latency = Histogram::new_with_bounds(1, LATENCY_MICROS_MAX, 3).map_err(|error| BenchError::Figure {
-            what: "latency",
-            reason: format!("no histogram: {error}"),
+        let latency = Histogram::new_with_bounds(1, LATENCY_MICROS_MAX, 3).map_err(|error| {
+            BenchError::Figure { what: "latency", reason: format!("no histogram: {error}") }
         })?;
         Ok(Self { latency, written: Written::default() })
     }

@@ -120,8 +120,8 @@ impl Site {
         let name = format!("load-{:x}", parhelion_wan::monotonic_now().as_nanos());
         let path = place.directory.join(format!("{name}.json"));
         let order = Order { load: load.clone(), api: self.api, tls: lab.tls.clone(), name };
-        let text = serde_json::to_vec(&order)
-            .map_err(|error| BenchError::file("writing", &path)(error.into()))?;
+        let text =
+            serde_json::to_vec(&order).map_err(|error| BenchError::file("writing", &path)(error.into()))?;
         std::fs::write(&path, text).map_err(BenchError::file("writing", &path))?;
         let here = std::env::current_exe().map_err(BenchError::file("finding", "this executable"))?;
         let mut command = Command::new(here);

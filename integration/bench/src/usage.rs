@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::error::BenchError;
 
-/// Processor time of the threads of a process, by the names of the threads.
+/// Processor time of the threads of a process. A thread is known by its name and number: the kernel keeps 15 bytes
+/// of a name, and some share those.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    threads: BTreeMap<String, Times>,
+    threads: BTreeMap<(u32, String), Times>,
 }
 
 /// Processor time, in ticks of the kernel's clock.
@@ -34,11 +35,7 @@ impl Usage {
         for entry in entries.flatten() {
             // A thread may end while its folder is read.
             let Ok(text) = fs::read_to_string(entry.path().join("stat")) else { continue };
-            if let Some((name, times)) = parse_stat(&text) {
-                let sum = usage.threads.entry(name).or_default();
-                sum.user += times.user;
-                sum.system += times.system;
-            }
+            usage.threads.extend(parse_stat(&text));
         }
         Ok(usage)
     }
@@ -48,12 +45,12 @@ impl Usage {
     pub(crate) fn describe_since(&self, before: &Self, span: Duration) -> String {
         let seconds = span.as_secs_f64().max(1e-9);
         let cores = |ticks: u64| ticks as f64 / TICKS_PER_SECOND / seconds;
-        let used = |name: &String, now: &Times| {
-            let then = before.threads.get(name).copied().unwrap_or_default();
+        let used = |thread: &(u32, String), now: &Times| {
+            let then = before.threads.get(thread).copied().unwrap_or_default();
             Times { user: now.user.saturating_sub(then.user), system: now.system.saturating_sub(then.system) }
         };
         let mut threads: Vec<_> =
-            self.threads.iter().map(|(name, now)| (name.as_str(), used(name, now))).collect();
+            self.threads.iter().map(|(thread, now)| (thread.1.as_str(), used(thread, now))).collect();
         threads.sort_by_key(|(_, times)| std::cmp::Reverse(times.user + times.system));
         let user: u64 = threads.iter().map(|(_, times)| times.user).sum();
         let system: u64 = threads.iter().map(|(_, times)| times.system).sum();
@@ -94,15 +91,15 @@ fn parse_peak(text: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Name and times of a thread: `pid (name) state ...`, of which utime and stime are fields 14 and 15
+/// Number, name and times of a thread: `number (name) state ...`, of which utime and stime are fields 14 and 15
 /// (proc_pid_stat(5)). A name may hold blanks and parentheses.
-fn parse_stat(text: &str) -> Option<(String, Times)> {
+fn parse_stat(text: &str) -> Option<((u32, String), Times)> {
     let (head, rest) = text.rsplit_once(')')?;
-    let (_, name) = head.split_once('(')?;
+    let (number, name) = head.split_once('(')?;
     let mut fields = rest.split_whitespace().skip(11);
     let user = fields.next()?.parse().ok()?;
     let system = fields.next()?.parse().ok()?;
-    Some((name.to_owned(), Times { user, system }))
+    Some(((number.trim().parse().ok()?, name.to_owned()), Times { user, system }))
 }
 
 #[cfg(test)]
@@ -112,7 +109,7 @@ mod tests {
     #[test]
     fn stat_lines_are_read_whatever_the_name() {
         let line = "71 (a ) b) S 1 71 71 0 -1 4194304 100 0 0 0 250 30 0 0 20 0 5 0 1 2 3";
-        assert_eq!(parse_stat(line), Some(("a ) b".to_owned(), Times { user: 250, system: 30 })));
+        assert_eq!(parse_stat(line), Some(((71, "a ) b".to_owned()), Times { user: 250, system: 30 })));
         assert_eq!(parse_stat("71 (cut off"), None);
     }
 
@@ -127,9 +124,8 @@ mod tests {
 
     #[test]
     fn usage_is_a_difference_in_cores() {
-        let at = |user, system| Usage {
-            threads: BTreeMap::from([("disk".to_owned(), Times { user, system })]),
-        };
+        let at =
+            |user, system| Usage { threads: BTreeMap::from([((7, "disk".to_owned()), Times { user, system })]) };
         let text = at(150, 50).describe_since(&at(100, 50), Duration::from_secs(1));
         assert_eq!(text, "0.50 cores (user 0.50, system 0.00): disk 0.50+0.00");
     }

@@ -30,11 +30,7 @@ impl Process {
     ///
     /// # Errors
     /// The log cannot be created or the process not be started.
-    pub fn start(
-        name: &'static str,
-        mut command: Command,
-        directory: &Path,
-    ) -> Result<Self, DrillError> {
+    pub fn start(name: &'static str, mut command: Command, directory: &Path) -> Result<Self, DrillError> {
         let log = directory.join(format!("{name}.log"));
         let errors = File::create(&log).map_err(DrillError::file("creating", &log))?;
         // SAFETY: between fork and exec only one system call is made, prctl, which is async-signal-safe.

@@ -107,14 +107,18 @@ impl LogState {
         });
         let here = self.tail.next_number();
         if epoch > self.tail.epoch().0 {
-            self.refusal = Some(Error::new(
+            let error = Error::new(
                 ErrorKind::Fenced,
                 format!(
                     "log {id} was promoted at the other site under epoch {epoch} and this site has epoch {}; \
                      append there",
                     self.tail.epoch()
                 ),
-            ));
+            );
+            for pending in self.pending.drain(..) {
+                effects.push(Effect::Reply { token: pending.token, reply: Err(error.clone()) });
+            }
+            self.refusal = Some(error);
             effects.push(Effect::Event(Event::Fenced { log: id, epoch }));
             return None;
         }

@@ -8,7 +8,7 @@ use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind
 use parhelion_plugin::Structure;
 use parhelion_risk::{Ledger, Pricer, Waiting, WireState, decide};
 use parhelion_types::{
-    Degrade, Durability, Error, LogAddress, LogId, RecordKey, RequestId, SourceTime, Time,
+    Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, SourceTime, Time,
 };
 use parhelion_wire::link::LogMarkV1;
 
@@ -146,6 +146,10 @@ impl Primary {
         (request, time): (RequestId, SourceTime),
         effects: &mut Vec<Effect>,
     ) {
+        if let Some(fenced) = self.fenced() {
+            effects.push(Effect::Reply { token, reply: Err(fenced) });
+            return;
+        }
         if self.logs.contains_key(&id) {
             effects.push(Effect::Reply { token, reply: Ok(Reply::Created(id)) });
             return;
@@ -162,6 +166,12 @@ impl Primary {
         let fields = RecordFields { kind: RecordKind::Create, request, time, ..RecordFields::default() };
         let number = self.place(id, fields, &payload, effects);
         self.answer_when_durable(id, number, token, Reply::Created(id));
+    }
+
+    /// Why this site takes no new logs: the other one was promoted.
+    fn fenced(&self) -> Option<Error> {
+        let refusals = self.logs.values().filter_map(|log| log.refusal.as_ref());
+        refusals.clone().find(|refusal| refusal.kind() == ErrorKind::Fenced).cloned()
     }
 
     fn free(

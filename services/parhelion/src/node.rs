@@ -145,7 +145,7 @@ impl Node {
                     stats,
                 })?;
             }
-            Duty::Mirror if is_mirror => {
+            Duty::Mirror => {
                 let config = mirror_driver_config(settings, &identity, plugins)?;
                 let (bound, wait) = mpsc::channel();
                 let (storage, stats, pending) = (storage.clone(), stats.clone(), pending);
@@ -160,7 +160,7 @@ impl Node {
                     wait.recv().map_err(|_| Failure::new("the link's driver ended before it began"))?;
                 link_addresses = Some(bound.map_err(Failure::new)?);
             }
-            Duty::Mirror | Duty::Single => {}
+            Duty::Single => {}
         }
 
         let backend = Arc::new(NodeBackend {

@@ -66,9 +66,9 @@ async fn measure(
             .against("at 1 ms", &p50(near))
             .goal(Goal::RatioAtMost(1.1)),
     );
-    found.figures.push(
-        Figure::new(format!("p50 above the local level, {what}"), "ms", above).goal(Goal::AtMost(3.0)),
-    );
+    found
+        .figures
+        .push(Figure::new(format!("p50 above the local level, {what}"), "ms", above).goal(Goal::AtMost(3.0)));
     found.figures.push(Figure::new(format!("p50 of the local level, {what}"), "ms", p50(local)));
     for (place, taken) in [("1 ms", near), ("100 ms", far)] {
         let p99 = taken.iter().map(|written| written.p99_millis).fold(0.0, f64::max);

@@ -34,10 +34,8 @@ pub(crate) async fn run(lab: &Lab) -> Result<Found, BenchError> {
         ours.push(turn(lab, &network, &[], "link", &mut found).await?);
         for (taken, (congestion, _)) in theirs.iter_mut().zip(OPPONENTS) {
             // More than the line carries, and no more than the disk must take.
-            let local =
-                Load { bits_per_second: Some(LINE_RATE), ..Load::bulk(Durability::Local) };
-            let settings =
-                ["link.transport=tcp".to_owned(), format!("link.tcp_congestion={congestion}")];
+            let local = Load { bits_per_second: Some(LINE_RATE), ..Load::bulk(Durability::Local) };
+            let settings = ["link.transport=tcp".to_owned(), format!("link.tcp_congestion={congestion}")];
             taken.push(turn(lab, &local, &settings, congestion, &mut found).await?);
         }
     }

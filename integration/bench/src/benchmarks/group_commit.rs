@@ -75,7 +75,9 @@ pub(crate) async fn run(lab: &Lab) -> Result<Found, BenchError> {
                 found.notes.push(format!("fio: {batch} bytes per sync"));
             }
             _ if round == 0 => {
-                found.notes.push("fio is not installed: no baseline (Debian: apt-get install fio)".to_owned());
+                found
+                    .notes
+                    .push("fio is not installed: no baseline (Debian: apt-get install fio)".to_owned());
             }
             _ => {}
         }
@@ -130,12 +132,14 @@ impl Syncs {
             reason: format!("{reason}; leave http.listen to this benchmark"),
         };
         let address = site.http.ok_or_else(|| missing("the node serves no HTTP"))?;
-        let mut stream = TcpStream::connect(address).await.map_err(BenchError::file("connecting to", "HTTP"))?;
+        let mut stream =
+            TcpStream::connect(address).await.map_err(BenchError::file("connecting to", "HTTP"))?;
         let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.map_err(BenchError::file("asking", "HTTP"))?;
         let mut text = Vec::new();
         stream.read_to_end(&mut text).await.map_err(BenchError::file("reading", "HTTP"))?;
-        Self::parse(&String::from_utf8_lossy(&text)).ok_or_else(|| missing("no histogram of fsync in /metrics"))
+        Self::parse(&String::from_utf8_lossy(&text))
+            .ok_or_else(|| missing("no histogram of fsync in /metrics"))
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -197,7 +197,6 @@ async fn an_old_primary_that_comes_back_promises_no_mirroring() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a promoted site stops listening for its old primary, so that nobody tells it of the new epoch"]
 async fn an_old_primary_that_comes_back_is_fenced() {
     let Lost { mut pair, log, .. } = lose_the_primary().await;
     pair.admin(At::Mirror).await.promote(false).await.unwrap();

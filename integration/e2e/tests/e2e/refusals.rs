@@ -329,7 +329,6 @@ async fn a_node_that_is_not_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the config crate's message for a word that is no choice names neither the choices nor a remedy"]
 async fn settings_that_are_no_choice_name_the_choices() {
     let mut refusals = Refusals::default();
     let cases: [(&str, &[&str]); 4] = [

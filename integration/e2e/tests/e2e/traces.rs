@@ -75,7 +75,6 @@ async fn one_trace_tells_the_life_of_an_append_at_both_sites() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the storage actor never calls AppendTrace::accepted, which sets these attributes"]
 async fn a_trace_says_which_append_it_is_of() {
     let collector = Collector::start();
     let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());

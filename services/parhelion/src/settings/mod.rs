@@ -33,7 +33,7 @@ pub struct Settings {
 }
 
 /// What a node does for its logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Duty {
     /// Accepts appends and mirrors them.
@@ -45,7 +45,7 @@ pub enum Duty {
 }
 
 /// How records reach the mirror.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// QUIC datagrams with an erasure code.
@@ -55,7 +55,7 @@ pub enum Transport {
 }
 
 /// Congestion control of the bulk lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Congestion {
     /// A leased line of known rate: loss does not slow it.
@@ -64,6 +64,33 @@ pub enum Congestion {
     Bbr,
     /// QUIC's CUBIC.
     Cubic,
+}
+
+/// Reads words, and names the choices where a word is none of them.
+macro_rules! choices {
+    ($($name:ident { $($variant:ident = $word:literal),* })*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match String::deserialize(deserializer)?.as_str() {
+                    $($word => Ok(Self::$variant),)*
+                    other => Err(serde::de::Error::custom(format!(
+                        "{other:?} is no choice; give one of: {}", [$($word),*].join(", ")
+                    ))),
+                }
+            }
+        }
+    )*};
+}
+
+choices! {
+    Duty { Primary = "primary", Mirror = "mirror", Single = "single" }
+    Transport { Quic = "quic", Tcp = "tcp" }
+    Congestion { Provisioned = "provisioned", Bbr = "bbr", Cubic = "cubic" }
+}
+
+/// Reads a policy by its name.
+fn degrade<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Degrade, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 macro_rules! section {
@@ -96,6 +123,7 @@ section! {
     Storage { directories: Vec<PathBuf>, segment: ByteSize, queue: ByteSize }
     /// `[mirror]`
     Mirror {
+        #[serde(deserialize_with = "degrade")]
         degrade: Degrade,
         #[serde(with = "humantime_serde")]
         deadline: Duration,
