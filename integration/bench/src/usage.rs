@@ -124,8 +124,9 @@ mod tests {
 
     #[test]
     fn usage_is_a_difference_in_cores() {
-        let at =
-            |user, system| Usage { threads: BTreeMap::from([((7, "disk".to_owned()), Times { user, system })]) };
+        let at = |user, system| Usage {
+            threads: BTreeMap::from([((7, "disk".to_owned()), Times { user, system })]),
+        };
         let text = at(150, 50).describe_since(&at(100, 50), Duration::from_secs(1));
         assert_eq!(text, "0.50 cores (user 0.50, system 0.00): disk 0.50+0.00");
     }

@@ -216,7 +216,7 @@ mod tests {
     fn defaults_are_valid_and_survive_json() {
         let options = DrillOptions::default();
         options.validate().unwrap();
-        assert_eq!(options.load(), 180_000_000);
+        assert_eq!(options.load(), 150_000_000);
         let json = serde_json::to_string(&options).unwrap();
         assert!(json.contains(r#""one_way_seconds":0.05"#), "{json}");
         assert_eq!(serde_json::from_str::<DrillOptions>(&json).unwrap(), options);

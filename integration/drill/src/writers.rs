@@ -382,7 +382,6 @@ mod tests {
             warm_up_nanos: 0,
             max_risk: 1.0,
             load_bits_per_second: 8_000_000,
-            warm_up_nanos: 0,
             errors_until_nanos: 0,
             acks: PathBuf::new(),
         };
