@@ -11,7 +11,7 @@ export CXX = ccache clang++
 PARHELION = $(CARGO_TARGET_DIR)/release/parhelion
 REPORT ?= $(CACHE)/drill-report
 
-.PHONY: run test build lint format bench fuzz setup clean
+.PHONY: run test build lint format bench setup clean
 
 ## Plays the main job: two sites, five mirroring modes, a disaster, and the truth about it.
 run: build
@@ -29,6 +29,10 @@ build: setup
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+
+## Measures, beside baselines of the same run.
+bench: build
+	cargo run --release -p parhelion-bench -- all
 
 ## Formats the sources.
 format:
