@@ -58,7 +58,9 @@ impl Lab {
 
     /// A new directory for the nodes of one system.
     pub(crate) fn workplace(&self) -> Result<Workplace, BenchError> {
-        let directory = tempfile::tempdir_in(self.directory.path())
+        let directory = tempfile::Builder::new()
+            .prefix("nodes-")
+            .tempdir_in(self.directory.path())
             .map_err(BenchError::file("creating a directory in", self.directory.path()))?;
         Ok(Workplace(directory.keep()))
     }

@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Seconds that one turn is measured, after the system has settled.
-    #[arg(long, default_value_t = 3.0, value_parser = parse_seconds)]
+    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
     seconds: f64,
     /// Directory for the nodes' data. It must be on a real disk: where fdatasync costs nothing, the figures
     /// mean nothing.

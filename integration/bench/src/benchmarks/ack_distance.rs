@@ -89,7 +89,8 @@ async fn warm_up(lab: &Lab, pair: &Pair) -> Result<(), BenchError> {
     let load = Load { append_bytes: 64 << 10, ..Load::bulk(Durability::Network) };
     let running = pair.load(lab, &load)?;
     let begun = Instant::now();
-    while pair.packets_sent().await? < WARM_UP_PACKETS && begun.elapsed() < WARM_UP_LIMIT {
+    let enough = pair.packets_sent().await? + WARM_UP_PACKETS;
+    while pair.packets_sent().await? < enough && begun.elapsed() < WARM_UP_LIMIT {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     running.stop()?.check("the warm-up")?;

@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 const GOAL_MBITS: f64 = 1500.0;
 
 /// Faster than any path here: the processors are the limit, and what is not confirmed fills the link's buffer.
-const RATE: &str = "link.rate=4Gbit";
+const RATE: &str = "link.rate=3Gbit";
 
 /// Settings beside [`RATE`], the candidate first.
 const VARIANTS: [(&str, &[&str]); 4] = [
