@@ -38,6 +38,7 @@ pub(crate) struct Bulk {
     burst_datagrams_max: usize,
     /// Largest datagram that QUIC takes.
     datagram_bytes_max: usize,
+    packet_nanos: u32,
     /// How much later than its slot a datagram may leave while others wait behind it.
     coalesce: Duration,
     stats: Arc<LinkStats>,
@@ -98,8 +99,10 @@ impl Bulk {
             per_datagram_overhead: packet_bytes - datagram_bytes_max,
             burst_datagrams_max: config.burst_datagrams_max,
             flush_delay: config.flush_delay,
+            flush_pause: config.flush_pause,
             site_exit_delay: config.site_exit_delay,
         };
+        let packet_nanos = u32::try_from(sender.packet_time().as_nanos()).unwrap_or(u32::MAX);
         let burst_bytes = (config.burst_datagrams_max - 1) as f64 * packet_bytes as f64;
         let burst_time = burst_bytes / config.rate_bytes_per_second.max(1) as f64;
         let coalesce = COALESCE_MAX.min(Duration::from_secs_f64(burst_time / 2.0));
@@ -115,6 +118,7 @@ impl Bulk {
             spans: Vec::new(),
             burst_datagrams_max: config.burst_datagrams_max,
             datagram_bytes_max,
+            packet_nanos,
             coalesce,
             stats,
         })
@@ -174,6 +178,11 @@ impl Bulk {
     /// Whether everything that was queued is confirmed by the mirror.
     pub(crate) fn is_drained(&self) -> bool {
         self.backlog.is_empty() && self.sender.queued_bytes() == 0 && self.sender.buffered_bytes() == 0
+    }
+
+    /// What a full datagram takes at the link's rate, in nanoseconds; 0 without a rate.
+    pub(crate) fn packet_nanos(&self) -> u32 {
+        self.packet_nanos
     }
 
     /// Largest symbol.

@@ -100,6 +100,8 @@ pub struct PrimaryConfig {
     pub burst_datagrams_max: usize,
     /// When nothing has been queued for this long, partial groups of the code are completed.
     pub flush_delay: Duration,
+    /// Packet times between what such a completion sends of one repair index and of the next.
+    pub flush_pause: u32,
     /// Time that a packet needs from the network card out of the site; coverage counts only after it.
     pub site_exit_delay: Duration,
     /// Copies of each announcement, at least 1.
@@ -228,6 +230,7 @@ impl PrimaryConfig {
             buffer_bytes_max: 64 << 20,
             burst_datagrams_max: 8,
             flush_delay: Duration::from_micros(200),
+            flush_pause: 0,
             site_exit_delay: Duration::ZERO,
             announce_copies: 3,
             announce_spacing: Duration::from_millis(4),

@@ -41,6 +41,12 @@ pub enum LinkCommand {
     /// Asks the mirror to cut logs back to where they end here. It ends the session; the next one begins with
     /// the marks that result.
     Rewind(Vec<LogTailV1>),
+    /// Ends the session, if one is up, and begins the next at once. A site's gateway asks for it when a
+    /// storage node joins, which must find nothing of an earlier session in flight.
+    Renew {
+        /// Why, for both sites' logs.
+        reason: String,
+    },
     /// Sends what is queued, closes the session and ends the driver.
     Close,
 }
@@ -114,6 +120,12 @@ pub trait PrimarySink: Send {
 pub enum MirrorCommand {
     /// Logs that advanced: durable at the mirror. Goes into the next reports.
     Marks(Vec<LogMarkV1>),
+    /// Ends the session, if there is one; the driver goes on to listen. A site's gateway asks for it when a
+    /// storage node is lost, whose records have nowhere to go.
+    EndSession {
+        /// Why, for both sites' logs.
+        reason: String,
+    },
     /// Ends the session and the driver; the primary will see the link go down.
     Close,
 }

@@ -221,6 +221,7 @@ impl MirrorDriver {
                     }
                 }
             }
+            MirrorCommand::EndSession { reason } => self.end_session(self.clock.now().0, &reason),
             MirrorCommand::Close => self.is_closing = true,
         }
     }

@@ -1,6 +1,7 @@
 //! One session at the mirror: what was agreed, what has arrived, what is reported.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parhelion_link::{Receiver, ReceiverConfig};
@@ -16,6 +17,12 @@ use crate::frames::ControlStream;
 use crate::reporter::{Intervals, Reporter};
 use crate::session::ChosenCode;
 use crate::stats::LinkStats;
+
+/// Pauses of a flush: between the repairs of no code that gains by them are more.
+const PAUSES_MAX: u32 = 4;
+
+/// A lost symbol is asked for again at the latest then, whatever the primary says of its pauses.
+const REPAIR_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// One session at the mirror.
 pub(crate) struct MirrorSession {
@@ -80,12 +87,16 @@ impl MirrorSession {
     ) -> Result<Self, Error> {
         let hello = hello.get();
         let symbol_bytes = hello.code.symbol_bytes.to_native() as usize;
+        let packet_time = Duration::from_nanos(hello.packet_nanos.to_native().into());
+        // The primary holds the last repairs of a flush back for so long.
+        let pause = packet_time.saturating_mul(hello.flush_pause.to_native().saturating_add(1));
         let receiver_config = ReceiverConfig {
             symbol_bytes,
             record_bytes_max: config.record_bytes_max,
             pending_bytes_max: config.partial_bytes_max,
             reorder_delay: config.reorder_delay,
-            repair_delay: config.repair_delay,
+            repair_delay: (config.repair_delay + pause.saturating_mul(PAUSES_MAX)).min(REPAIR_DELAY_MAX),
+            packet_time,
         };
         let is_tcp = hello.tcp;
         let mut receiver = None;

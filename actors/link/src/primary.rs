@@ -97,6 +97,13 @@ impl PrimaryDriver {
                     self.sink.events(vec![LinkEvent::Down { reason: "closed, as told".to_owned() }]);
                     return;
                 }
+                End::Renewed { reason } => {
+                    tracing::info!(%reason, "session renewed");
+                    let reason = format!("{reason}; connecting again at once");
+                    self.sink.events(vec![LinkEvent::Down { reason }]);
+                    pause = self.config.reconnect_min;
+                    continue;
+                }
                 End::Failed { reason, was_up } => (reason, was_up),
             };
             if was_up {
@@ -172,6 +179,8 @@ impl PrimaryDriver {
                     // Whoever asked may have gone.
                     let _ = done.send(chosen.map(|chosen| self.code = chosen));
                 }
+                // The next session is on its way already.
+                Some(LinkCommand::Renew { .. }) => {}
                 // No session: the storage actor sends them when it is told of the next one.
                 Some(LinkCommand::Announce { .. } | LinkCommand::Send { .. } | LinkCommand::Rewind(_)) => {
                     self.stats.commands_discarded.add(1);

@@ -53,6 +53,8 @@ pub(crate) struct PrimarySession {
     coverage: Vec<CoverageChange>,
     events: Vec<LinkEvent>,
     telemetry: Option<ChannelCountsV1>,
+    /// Why the session is to end and the next one to begin.
+    renewal: Option<String>,
 }
 
 /// How a session ended.
@@ -60,6 +62,8 @@ pub(crate) struct PrimarySession {
 pub(crate) enum End {
     /// As told.
     Closed,
+    /// To be followed by the next one at once.
+    Renewed { reason: String },
     /// By a failure; connecting again may help.
     Failed { reason: String, was_up: bool },
 }
@@ -139,6 +143,7 @@ impl PrimarySession {
             coverage: Vec::new(),
             events: Vec::new(),
             telemetry: None,
+            renewal: None,
         })
     }
 
@@ -184,6 +189,12 @@ impl PrimarySession {
                     _ => self.stats.commands_discarded.add(1),
                 }
             }
+            // Before it is up there is nothing to renew: whoever asks will be told of this session's marks.
+            LinkCommand::Renew { reason } => {
+                if matches!(self.phase, Phase::Up) {
+                    self.renewal.get_or_insert(reason);
+                }
+            }
             LinkCommand::Close => {
                 if !self.is_closing() {
                     self.phase = Phase::Draining { until: now + self.config.drain_max };
@@ -209,6 +220,10 @@ impl PrimarySession {
             Err(Stop::Closed) => {
                 self.close(CloseCode::Stopped, "the primary is stopping");
                 Err(End::Closed)
+            }
+            Err(Stop::Renewed(reason)) => {
+                self.close(CloseCode::SessionOver, &reason);
+                Err(End::Renewed { reason })
             }
             Err(Stop::Failed(reason)) => {
                 self.close(CloseCode::SessionOver, &reason);
@@ -271,6 +286,11 @@ impl PrimarySession {
 
     fn work(&mut self) -> Result<bool, Stop> {
         let (now, time) = self.clock.now();
+        if !self.is_closing()
+            && let Some(reason) = self.renewal.take()
+        {
+            return Err(Stop::Renewed(reason));
+        }
         let mut more = self.work_critical(now, time)?;
         more |= match &self.records {
             Records::Handshake(_) => self.work_handshake(now, time)?,
@@ -452,6 +472,7 @@ impl PrimarySession {
 /// Why a session cannot go on.
 enum Stop {
     Closed,
+    Renewed(String),
     Failed(String),
 }
 

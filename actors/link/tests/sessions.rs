@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Mirror, Pki, Primary, codes, mark, mirror_config, over_a_path, primary_config};
-use parhelion_link_driver::{LinkCommand, LinkError, LinkEvent, MirrorConfig, PrimaryDriver, Transport};
+use parhelion_link_driver::{
+    LinkCommand, LinkError, LinkEvent, MirrorCommand, MirrorConfig, PrimaryDriver, Transport,
+};
 use parhelion_types::{Error, ErrorKind, Role, SiteId};
 use parhelion_wire::link::LogTailV1;
 
@@ -70,6 +72,36 @@ async fn a_mirror_that_is_cut_back_is_met_again_at_the_cut() {
         primary.send(4, number, 5_000);
     }
     primary.until(|p| p.mirrored.get(&4) == Some(&25)).await;
+}
+
+#[tokio::test]
+async fn a_session_is_renewed_at_once_and_ended_from_either_side() {
+    let pki = Pki::new();
+    let mirror = Mirror::start(mirror_config(&pki));
+    let mut config = primary_config(&pki, mirror.addresses);
+    // Whoever waits for a pause waits too long.
+    (config.reconnect_min, config.reconnect_max) = (Duration::from_secs(60), Duration::from_secs(60));
+    let mut primary = Primary::start(config);
+    // Nothing to renew yet.
+    primary.command(LinkCommand::Renew { reason: "too early".to_owned() });
+    primary.up().await;
+    for number in 0..20 {
+        primary.send(4, number, 5_000);
+    }
+    primary.until(|p| p.mirrored.get(&4) == Some(&20)).await;
+    // Twice in a row is once.
+    for _ in 0..2 {
+        primary.command(LinkCommand::Renew { reason: "a node joined".to_owned() });
+    }
+    assert_eq!(primary.down().await, "a node joined; connecting again at once");
+    assert_eq!(primary.up().await, [mark(4, 20)]);
+    mirror.until(|store| store.downs.iter().any(|reason| reason.contains("a node joined"))).await;
+    assert_eq!(primary.stats.sessions.get(), 2);
+
+    mirror.commands.send(MirrorCommand::EndSession { reason: "a node left".to_owned() }).unwrap();
+    let reason = primary.down().await;
+    assert!(reason.contains("a node left"), "{reason}");
+    mirror.until(|store| store.downs.iter().any(|reason| reason == "a node left")).await;
 }
 
 #[tokio::test]

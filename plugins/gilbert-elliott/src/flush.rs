@@ -1,4 +1,4 @@
-//! The order in which a flush of layered interleaving sends its repairs.
+//! The order in which a flush of layered interleaving sends its repairs, and the pauses between its layers.
 
 use crate::layered::{LAYERS_MAX, Layers};
 
@@ -21,7 +21,7 @@ pub(crate) struct Lanes {
     pub(crate) interleave: i64,
     /// Lanes that can send.
     pub(crate) count: i64,
-    /// Repairs of narrower layers that leave first.
+    /// Slots before its first repair: repairs of narrower layers, and the pauses behind each of these.
     pub(crate) before: i64,
     /// From a symbol that is the last of its lane to its repair.
     pub(crate) to_repair: i64,
@@ -47,10 +47,11 @@ impl Flush {
 
     /// From the repair of a symbol in layer `narrow` to that in layer `wide` if one flush sends both.
     pub(crate) fn between(&self, layers: &Layers, narrow: usize, wide: usize) -> i64 {
+        let pauses = (wide - narrow) as i64 * i64::from(layers.flush_pause);
         if !layers.delayed {
-            return 1;
+            return 1 + pauses;
         }
-        let inner: i64 = self.short[narrow + 1..wide].iter().map(|lanes| lanes.count).sum();
+        let inner = pauses + self.short[narrow + 1..wide].iter().map(|lanes| lanes.count).sum::<i64>();
         let wide = self.short[wide];
         // With the symbol the last of its lane in both layers, as many lanes are behind it in the one as
         // before it in the other. Later members in the narrow layer put its repair off, until there is one in
@@ -77,7 +78,7 @@ impl Lanes {
             // The source symbols behind this one, the narrower layers, the lanes with an older last symbol:
             // the first and the third make up all lanes but its own.
             *lanes = Self { interleave, count, before, to_repair: before + count - empty(count - 1) };
-            before += count - empty(count);
+            before += count - empty(count) + i64::from(layers.flush_pause);
         }
         all
     }
@@ -101,9 +102,18 @@ pub(crate) fn gcd(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn flush(group: u32, flush_run: u32) -> (Layers<'static>, Flush) {
+    fn flush(group: u32, flush_run: u32, flush_pause: u32) -> (Layers<'static>, Flush) {
         let interleaves = &[1, 11, 101];
-        let layers = Layers { r: 8, group, interleaves, delayed: true, coverage: 7, flushed: 7, flush_run };
+        let layers = Layers {
+            r: 8,
+            group,
+            interleaves,
+            delayed: true,
+            coverage: 7,
+            flushed: 7,
+            flush_run,
+            flush_pause,
+        };
         (layers, Flush::new(&layers))
     }
 
@@ -111,15 +121,24 @@ mod tests {
     fn three_symbols_leave_with_their_repairs_behind_them() {
         // a b c 1 a b c a b c: wherever a symbol is, four slots to the second layer's repair, seven to the
         // third's.
-        let (layers, flush) = flush(1, 3);
+        let (layers, flush) = flush(1, 3, 0);
         assert_eq!(flush.short.map(|lanes| lanes.to_repair)[..3], [1, 4, 7]);
         assert_eq!(flush.between(&layers, 1, 2), 3);
         assert_eq!(flush.between(&layers, 0, 2), 6);
     }
 
     #[test]
+    fn a_pause_is_behind_each_layer() {
+        // a b c 1 - - a b c - - a b c.
+        let (layers, flush) = flush(1, 3, 2);
+        assert_eq!(flush.short.map(|lanes| lanes.to_repair)[..3], [1, 6, 11]);
+        assert_eq!(flush.between(&layers, 1, 2), 5);
+        assert_eq!(flush.between(&layers, 0, 2), 10);
+    }
+
+    #[test]
     fn behind_a_stream_all_lanes_send() {
-        let (layers, flush) = flush(8, 200);
+        let (layers, flush) = flush(8, 200, 0);
         assert_eq!(flush.short.map(|lanes| lanes.to_repair)[..3], [1, 12, 113]);
         // Seven later members of the second layer put its repair off by 77.
         assert_eq!(flush.between(&layers, 1, 2), 101 - 77);

@@ -36,7 +36,8 @@
 //! places for these packets count at once, since the place of the symbol in its group is not known; save that
 //! repairs that are not delayed follow a symbol in one layer only, the worst, because layers are out of phase
 //! (where `r` and the interleaves are relatively prime, and `r` is at least the number of layers). A flush sends
-//! its repairs layer by layer, narrowest first, one per lane, oldest symbol first; see `Flush`.
+//! its repairs layer by layer, narrowest first, one per lane, oldest symbol first, with pauses between
+//! layers; see `Flush`.
 
 use crate::chain::{Chain, any_of};
 use crate::flush::{Flush, gcd};
@@ -56,6 +57,8 @@ pub(crate) struct Layers<'a> {
     pub(crate) flushed: u64,
     /// Fewest source symbols between two flushes; there may be others with more.
     pub(crate) flush_run: u32,
+    /// Slots that a flush pauses between two layers.
+    pub(crate) flush_pause: u32,
 }
 
 /// Bound on P(a given source symbol is lost for good), the least over sets of layers in which no two XORs
@@ -367,6 +370,7 @@ mod tests {
         coverage: 0b111,
         flushed: 0,
         flush_run: 0,
+        flush_pause: 0,
     };
 
     fn within(value: f64, low: f64, high: f64) {

@@ -14,14 +14,16 @@
 //!   puts them there. Where losses come in bursts much longer than a block, packets that something else
 //!   spreads out (a catch-up of resent symbols in between) meet more bursts than the figure allows for;
 //! - in layered interleaving, a flush sends its repairs layer by layer with the narrowest first, one per lane,
-//!   in the order of the lanes' last symbols; nothing is supposed of the place of a symbol in its groups.
+//!   in the order of the lanes' last symbols; nothing is supposed of the place of a symbol in its groups;
+//! - the channel changes with time: while nothing is sent it goes on as if packets passed at the link's rate
+//!   (the wall-clock version of the loss model, section 3.1), so a pause in a flush is worth its slots.
 //!
 //! | code | figure | quality |
 //! | --- | --- | --- |
 //! | none, or no coverage | the append's packets and those between them all arrive | exact where none is between |
 //! | block, depth 1 | R3 and R4 (loss model, section 3.2) at the append's worst offset | exact at that offset |
 //! | block, deeper | R4, sources `depth` slots apart and repairs in a row; blocks as if apart | above by 2 to 20 |
-//! | repetition | R6 with copies `spacing` apart, or in a row if a flush sent one | exact for one symbol |
+//! | repetition | R6 with copies `spacing` apart, or a pause apart if a flush sent one | exact for one symbol |
 //! | layered | P(lost, and its XORs of three layers unusable), per symbol | see the module; above by 1 to 10 |
 //!
 //! The figure is never above that of the append without any coverage.
@@ -67,7 +69,13 @@ impl DurabilityModel for GilbertElliott {
             Structure::None => bare,
             Structure::Repetition { spacing, .. } => {
                 let in_a_row = (coverage & exposure.flushed).count_ones();
-                let symbol = all_lost(&chain, repairs - in_a_row, spacing.max(1), in_a_row);
+                let spacing = spacing.max(1);
+                // Copies of one flush have pauses between them; of a symbol that got only its last copy from
+                // one, the others lie as the code puts them. The first of a flush may be right behind.
+                let paused = spacing.min(exposure.flush_pause.saturating_add(1));
+                let first = in_a_row.min(1);
+                let symbol =
+                    all_lost(&chain, [(repairs - in_a_row, spacing), (first, 1), (in_a_row - first, paused)]);
                 any_of(symbol, f64::from(symbols))
             }
             Structure::Block { r, c, depth } => {
@@ -85,8 +93,16 @@ impl DurabilityModel for GilbertElliott {
                     bare
                 } else {
                     let flushed = exposure.flushed & coverage;
-                    let flush_run = exposure.flush_run;
-                    let layers = Layers { r, group, interleaves, delayed, coverage, flushed, flush_run };
+                    let layers = Layers {
+                        r,
+                        group,
+                        interleaves,
+                        delayed,
+                        coverage,
+                        flushed,
+                        flush_run: exposure.flush_run,
+                        flush_pause: exposure.flush_pause,
+                    };
                     let symbol = layered::symbol_risk(&chain, &layers);
                     any_of(symbol, f64::from(symbols))
                 }
@@ -118,9 +134,9 @@ fn packets_between(code: &Structure, symbols: u32) -> u64 {
     }
 }
 
-/// P(a packet, `apart` more at least `gap` slots from each other, and `in_a_row` more are all lost).
-fn all_lost(chain: &Chain, apart: u32, gap: u32, in_a_row: u32) -> f64 {
+/// P(a packet and its copies are all lost), by numbers of copies and the least slots before each of them.
+fn all_lost(chain: &Chain, copies: [(u32, u32); 3]) -> f64 {
     // Each in the good state would end it: a packet is lost in the bad state only.
-    let again = |gap: u32, count: u32| chain.lost(&chain.over(gap))[1].powf(f64::from(count));
-    chain.loss() * again(gap, apart) * again(1, in_a_row)
+    let again = |(count, gap): (u32, u32)| chain.lost(&chain.over(gap))[1].powf(f64::from(count));
+    chain.loss() * copies.into_iter().map(again).product::<f64>()
 }

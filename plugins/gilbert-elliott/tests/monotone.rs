@@ -37,6 +37,7 @@ proptest! {
         group_max in 1_u32..24,
         (flushed, more_flushed) in (any::<u64>(), any::<u64>()),
         (flush_run, shorter) in (0_u32..150, 0_u32..150),
+        (flush_pause, less) in (0_u32..50, 0_u32..50),
     ) {
         let channel = Channel {
             good_to_bad: alpha,
@@ -44,7 +45,8 @@ proptest! {
             loss_in_bad,
             ..Channel::independent(0.0, 0.999)
         };
-        let exposure = Exposure { flushed, flush_run, ..Exposure::steady(symbols, coverage, group_max) };
+        let steady = Exposure::steady(symbols, coverage, group_max);
+        let exposure = Exposure { flushed, flush_run, flush_pause, ..steady };
         let risk = |channel: &Channel, exposure: &Exposure| {
             GilbertElliott.own_risk(channel, &code, exposure).probability()
         };
@@ -63,6 +65,7 @@ proptest! {
         worse(channel, Exposure { coverage: coverage & kept, ..exposure }, "less coverage")?;
         worse(channel, Exposure { flushed: flushed | more_flushed, ..exposure }, "more flushed")?;
         worse(channel, Exposure { flush_run: flush_run.min(shorter), ..exposure }, "shorter runs")?;
+        worse(channel, Exposure { flush_pause: flush_pause.min(less), ..exposure }, "shorter pauses")?;
     }
 }
 
@@ -84,7 +87,8 @@ fn nonsense_promises_nothing() {
         Structure::Layered { r: u32::MAX, interleaves: vec![u32::MAX; 64], delayed: true },
         Structure::Repetition { copies: u32::MAX, spacing: u32::MAX },
     ] {
-        let exposure = Exposure { flushed: u64::MAX, ..Exposure::steady(u32::MAX, u64::MAX, u32::MAX) };
+        let steady = Exposure::steady(u32::MAX, u64::MAX, u32::MAX);
+        let exposure = Exposure { flushed: u64::MAX, flush_pause: u32::MAX, ..steady };
         GilbertElliott.own_risk(&Channel::bursty(0.01, 3.0, 0.99), &code, &exposure);
     }
     assert!(started.elapsed().as_secs() < 1);

@@ -46,6 +46,7 @@ fn run(name: &str, code: Arc<dyn ErasureCode>, parameters: &str, loss: u64) {
         per_datagram_overhead: 60,
         burst_datagrams_max: 8,
         flush_delay: Duration::from_millis(1),
+        flush_pause: 0,
         site_exit_delay: Duration::ZERO,
     };
     let receiver_config = ReceiverConfig {
@@ -54,6 +55,7 @@ fn run(name: &str, code: Arc<dyn ErasureCode>, parameters: &str, loss: u64) {
         pending_bytes_max: 64 << 20,
         reorder_delay: Duration::from_millis(1),
         repair_delay: Duration::from_millis(2),
+        packet_time: Duration::ZERO,
     };
     let start = Instant::now();
     let clock = || Time::ZERO + start.elapsed() + Duration::from_secs(1);

@@ -11,15 +11,25 @@ use crate::runs::Runs;
 /// and counts the transitions (loss model, section 3.5).
 ///
 /// A number that is missing counts as lost when the first number behind it is `reorder_delay` old.
+///
+/// # Losses that lie apart in time
+/// The chain that is fitted to these counts moves by packet times of the link. How long its bad state lasts is told by
+/// datagrams that follow each other at the link's rate; a light sender's lie further apart. There a run of
+/// losses counts as the packet times from one end of it to the other, for it may have been one long outage, and
+/// a single loss tells nothing of how soon it was over: its end is not counted. Both err towards longer bursts.
 #[derive(Debug)]
 pub(crate) struct Channel {
     reorder_delay: Duration,
+    /// Zero: not known, and every datagram is taken to follow its predecessor at once.
+    packet_time: Duration,
     wire: Runs,
     counts: ChannelCountsV1,
     /// The last two fates, the older first: whether lost.
     last: [Option<bool>; 2],
     /// Lost datagrams since the last one that was received.
     run: u64,
+    /// Packet times between two of them, at least 1.
+    spacing: f64,
 }
 
 /// What a wire number says of its datagram.
@@ -34,13 +44,15 @@ pub(crate) enum Arrival {
 }
 
 impl Channel {
-    pub(crate) fn new(reorder_delay: Duration) -> Self {
+    pub(crate) fn new(reorder_delay: Duration, packet_time: Duration) -> Self {
         Self {
             reorder_delay,
+            packet_time,
             wire: Runs::new(0),
             counts: ChannelCountsV1::default(),
             last: [None; 2],
             run: 0,
+            spacing: 1.0,
         }
     }
 
@@ -66,7 +78,7 @@ impl Channel {
             if gap.since + self.reorder_delay > now && self.wire.len() <= RUNS_MAX {
                 return;
             }
-            self.lost(gap.end - gap.start);
+            self.lost(gap.end - gap.start, gap.since.since(self.wire.before()));
             self.wire.skip_first_gap();
         }
     }
@@ -87,6 +99,9 @@ impl Channel {
         if self.run > 0 {
             let class = (self.run.ilog2() as usize).min(self.counts.runs.len() - 1);
             self.counts.runs[class] = self.counts.runs[class].saturating_add(1);
+            if self.run == 1 && self.spacing > NEIGHBOURS_SPACING_MAX {
+                self.last = [None; 2];
+            }
             self.run = 0;
         }
         self.step(false);
@@ -97,13 +112,20 @@ impl Channel {
         }
     }
 
-    fn lost(&mut self, count: u64) {
+    /// `span`: from the datagram before the run to the one behind it.
+    fn lost(&mut self, count: u64, span: Duration) {
         self.run += count;
+        self.spacing = match self.packet_time.as_secs_f64() {
+            0.0 => 1.0,
+            packet_time => (span.as_secs_f64() / (self.run + 1) as f64 / packet_time).max(1.0),
+        };
         self.step(true);
         if count > 1 {
             self.step(true);
-            self.counts.n11 += count - 2;
-            self.counts.n111 += count - 2;
+            // At least `count - 1`, and no more than time has packet times for.
+            let lasted = ((count - 1) as f64 * self.spacing).round() as u64;
+            self.counts.n11 += lasted - 1;
+            self.counts.n111 += lasted - 1;
         }
         self.counts.settled += count;
         self.counts.lost += count;
@@ -126,6 +148,10 @@ impl Channel {
         self.last = [self.last[1], Some(is_lost)];
     }
 }
+
+/// Datagrams up to this many packet times apart are neighbours: what leaves at the link's rate arrives a
+/// little early or late.
+const NEIGHBOURS_SPACING_MAX: f64 = 2.0;
 
 /// Wire numbers are below it: sums of them never overflow, and no session ever gets there.
 pub(crate) const WIRE_NUMBER_MAX: u64 = 1 << 62;
@@ -174,7 +200,7 @@ mod tests {
             steps in prop::collection::vec((0u64..12, 0u64..12, 0u64..8), 0..200)
         ) {
             // Numbers mostly rise, skip, or fall behind; time goes on by a few nanoseconds each.
-            let mut channel = Channel::new(REORDER);
+            let mut channel = Channel::new(REORDER, Duration::ZERO);
             let (mut now, mut newest) = (0, 0_u64);
             let mut arrivals: Vec<(u64, u64)> = Vec::new();
             for (skip, back, wait) in steps {
@@ -206,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_long_outage_is_one_run() {
-        let mut channel = Channel::new(REORDER);
+        let mut channel = Channel::new(REORDER, Duration::ZERO);
         channel.arrived(0, Time::from_nanos(1));
         channel.arrived(1 << 40, Time::from_nanos(2));
         channel.settle(Time::from_nanos(30));
@@ -218,8 +244,32 @@ mod tests {
     }
 
     #[test]
+    fn losses_that_lie_apart_in_time_are_no_short_bursts() {
+        let packet = Duration::from_nanos(10);
+        let counts = |lost: std::ops::Range<u64>, spacing: u64| {
+            let mut channel = Channel::new(REORDER, packet);
+            for n in (0..10).filter(|n| !lost.contains(n)) {
+                channel.arrived(n, Time::from_nanos(100 + n * spacing));
+            }
+            channel.settle(Time::from_nanos(1_000_000));
+            let counts = channel.counts();
+            assert_eq!((counts.settled, counts.lost, counts.n01), (10, lost.end - lost.start, 1));
+            (counts.n10, counts.n11)
+        };
+        // At the link's rate, a little faster or slower, losses are what they seem.
+        for spacing in [5, 10, 14] {
+            assert_eq!(counts(4..5, spacing), (1, 0));
+            assert_eq!(counts(4..7, spacing).0, 1);
+        }
+        assert_eq!(counts(4..7, 10), (1, 2));
+        // At a fifth of it three losses in a row lasted ten packet times, and one proves nothing.
+        assert_eq!(counts(4..7, 50), (1, 10));
+        assert_eq!(counts(4..5, 50), (0, 0));
+    }
+
+    #[test]
     fn gaps_are_bounded_whatever_comes() {
-        let mut channel = Channel::new(Duration::from_secs(3600));
+        let mut channel = Channel::new(Duration::from_secs(3600), Duration::ZERO);
         for n in 0..2 * RUNS_MAX as u64 {
             channel.arrived(2 * n, Time::ZERO);
         }

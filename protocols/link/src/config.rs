@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use parhelion_plugin::{ErasureCode, ParameterError, Parameters, Structure};
-use parhelion_wire::SYMBOL_PREFIX_BYTES;
+use parhelion_wire::{DATAGRAM_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
 
 /// Settings of a [`Sender`](crate::Sender).
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,10 @@ pub struct SenderConfig {
     /// How long the queue stays empty before partial groups are flushed; see
     /// [`Sender`](crate::Sender) for the bound on the age of uncovered symbols.
     pub flush_delay: Duration,
+    /// Packet times of the link that a flush pauses between one repair index and the next, so that it
+    /// takes a long burst to lose an append with all its repairs. Without a rate there are no pauses: nobody
+    /// could say what they are worth.
+    pub flush_pause: u32,
     /// Time a packet needs from the network card to the site's edge. Coverage counts only after it, since
     /// what dies with the site protects nothing (SMFS section 3.3).
     pub site_exit_delay: Duration,
@@ -44,6 +48,9 @@ pub struct ReceiverConfig {
     /// How long a lost symbol may wait for its repair before it is reported missing: the time in which
     /// the code's widest group is sent.
     pub repair_delay: Duration,
+    /// What a full datagram takes at the sender's rate; zero if that is not known. It tells losses in a row
+    /// from losses that lie apart in time.
+    pub packet_time: Duration,
 }
 
 impl SenderConfig {
@@ -53,6 +60,14 @@ impl SenderConfig {
             return Err(range("burst_datagrams_max", 0, 1, u32::MAX, "datagrams"));
         }
         Ok(())
+    }
+
+    /// What a full datagram takes at the link's rate; zero without a rate.
+    #[must_use]
+    pub fn packet_time(&self) -> Duration {
+        let bytes = DATAGRAM_HEADER_BYTES + self.symbol_bytes + self.per_datagram_overhead;
+        let nanos = (bytes as u128 * 1_000_000_000).checked_div(self.rate_bytes_per_second.into());
+        Duration::from_nanos(nanos.map_or(0, |nanos| u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 }
 

@@ -52,6 +52,11 @@ impl Pacer {
         }
     }
 
+    /// When the line will have carried all that was released.
+    pub(crate) fn drained(&self) -> Time {
+        self.drained
+    }
+
     /// A datagram of `bytes`, overhead included, leaves now.
     pub(crate) fn release(&mut self, now: Time, bytes: usize) {
         if self.instant != Some(now) {

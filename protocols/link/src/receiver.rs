@@ -89,7 +89,7 @@ impl Receiver {
             codes: VecDeque::from([code]),
             parked: Vec::new(),
             parked_bytes: 0,
-            channel: Channel::new(config.reorder_delay),
+            channel: Channel::new(config.reorder_delay, config.packet_time),
             symbols: Runs::new(first_symbol),
             reassembly: Reassembly::new(data_bytes, config.record_bytes_max, config.pending_bytes_max),
             recovered: Recovered::default(),
@@ -391,6 +391,12 @@ impl Code {
         parameters: &Parameters,
         symbol_bytes: usize,
     ) -> Result<Self, ParameterError> {
+        if first_symbol >= SYMBOL_ID_MAX {
+            return Err(ParameterError::Conflict(format!(
+                "code epoch {epoch} is refused: it begins at symbol {first_symbol}, and no session gets there; \
+                 begin a new session"
+            )));
+        }
         structure_of(code, parameters)?;
         Ok(Self { epoch, first_symbol, decoder: code.decoder(parameters, symbol_bytes)? })
     }
@@ -426,6 +432,9 @@ impl RecoveredSink for Recovered {
 
 /// Most runs of missing symbols in one report: with the counters and a few dozen logs they fit a datagram.
 pub const MISSING_RUNS_MAX: usize = 32;
+
+/// Codes begin below it: the ends of windows and covers never overflow, and no session ever gets there.
+const SYMBOL_ID_MAX: u64 = 1 << 62;
 
 /// Most codes with symbols in flight. One change per round trip needs two.
 const EPOCHS_MAX: usize = 16;

@@ -63,6 +63,8 @@ pub(crate) struct Record {
     flushed: u64,
     /// The shortest run of source symbols that such a flush ended; 0 for none.
     flush_run: u32,
+    /// The shortest pause of such a flush, in packet times; 0 for none.
+    flush_pause: u32,
     confirmed: bool,
     /// Waits in the queue of events.
     is_changed: bool,
@@ -113,6 +115,7 @@ impl Records {
             group_max: 0,
             flushed: 0,
             flush_run: 0,
+            flush_pause: 0,
             confirmed: false,
             is_changed: false,
         };
@@ -202,12 +205,14 @@ impl Records {
 
 impl Record {
     /// A repair with `index` over `count` symbols covers one more symbol; whether the coverage rose.
-    /// `flush_run`: the flush that sent it had so many source symbols.
-    pub(crate) fn cover(&mut self, index: u8, count: u16, flush_run: Option<u32>) -> bool {
+    /// `flush`: the one that sent it had so many source symbols and pauses of so many packet times.
+    pub(crate) fn cover(&mut self, index: u8, count: u16, flush: Option<(u32, u32)>) -> bool {
         self.group_max = self.group_max.max(u32::from(count));
         let Some(covered) = self.covered.get_mut(usize::from(index)) else { return false };
-        if let Some(run) = flush_run {
-            self.flush_run = if self.flushed == 0 { run } else { self.flush_run.min(run) };
+        if let Some((run, pause)) = flush {
+            let is_first = self.flushed == 0;
+            self.flush_run = if is_first { run } else { self.flush_run.min(run) };
+            self.flush_pause = if is_first { pause } else { self.flush_pause.min(pause) };
             self.flushed |= 1 << index;
         }
         *covered += 1;
@@ -228,8 +233,8 @@ impl Record {
     }
 
     pub(crate) fn exposure(&self) -> Exposure {
-        let Self { symbols, coverage, group_max, flushed, flush_run, .. } = *self;
-        Exposure { symbols, coverage, group_max, flushed, flush_run }
+        let Self { symbols, coverage, group_max, flushed, flush_run, flush_pause, .. } = *self;
+        Exposure { symbols, coverage, group_max, flushed, flush_run, flush_pause }
     }
 
     /// Whether every source symbol has left the site.

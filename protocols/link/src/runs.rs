@@ -11,15 +11,18 @@ use parhelion_types::Time;
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
     floor: u64,
+    /// When the number before the floor came; if it was given up, when that before it did.
+    before: Time,
     runs: VecDeque<Run>,
 }
 
-/// Numbers `start..end` have come; none for `start == end`, which only tells that the gap before it exists.
+/// Numbers `start..end` have come, the last of them at `ended`; none for `start == end`, which only tells that the gap before it exists.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     start: u64,
     end: u64,
     gap_since: Time,
+    ended: Time,
 }
 
 /// Numbers `start..end` have not come, while later ones had by `since`.
@@ -32,12 +35,17 @@ pub(crate) struct Gap {
 
 impl Runs {
     pub(crate) fn new(floor: u64) -> Self {
-        Self { floor, runs: VecDeque::new() }
+        Self { floor, before: Time::ZERO, runs: VecDeque::new() }
     }
 
     /// Numbers below have come or were given up.
     pub(crate) fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// When the last number below the floor that has come did.
+    pub(crate) fn before(&self) -> Time {
+        self.before
     }
 
     /// Numbers from here on have not been heard of.
@@ -66,11 +74,12 @@ impl Runs {
         match self.runs.back_mut() {
             Some(last) if number == last.end => {
                 last.end += 1;
+                last.ended = now;
                 return true;
             }
             Some(last) if number < last.end => {}
             _ => {
-                self.runs.push_back(Run { start: number, end: number + 1, gap_since: now });
+                self.runs.push_back(Run { start: number, end: number + 1, gap_since: now, ended: now });
                 return true;
             }
         }
@@ -85,13 +94,17 @@ impl Runs {
         match (joins_before, joins_behind) {
             (Some(at), true) => {
                 self.runs[at].end = self.runs[behind].end;
+                self.runs[at].ended = self.runs[behind].ended;
                 self.runs.remove(behind);
             }
-            (Some(at), false) => self.runs[at].end = number + 1,
+            (Some(at), false) => {
+                self.runs[at].end = number + 1;
+                self.runs[at].ended = now;
+            }
             (None, true) => self.runs[behind].start = number,
             (None, false) => {
                 let gap_since = self.runs[behind].gap_since;
-                self.runs.insert(behind, Run { start: number, end: number + 1, gap_since });
+                self.runs.insert(behind, Run { start: number, end: number + 1, gap_since, ended: now });
             }
         }
         true
@@ -100,7 +113,7 @@ impl Runs {
     /// All numbers below `end` exist.
     pub(crate) fn extend(&mut self, end: u64, now: Time) {
         if end > self.end() {
-            self.runs.push_back(Run { start: end, end, gap_since: now });
+            self.runs.push_back(Run { start: end, end, gap_since: now, ended: now });
         }
     }
 
@@ -109,6 +122,9 @@ impl Runs {
         let floor = self.floor;
         self.runs.pop_front_if(|run| run.start <= floor).map_or(0, |run| {
             self.floor = run.end;
+            if run.end > run.start {
+                self.before = run.ended;
+            }
             run.end - floor
         })
     }

@@ -42,6 +42,10 @@ use crate::symbols::Symbols;
 ///
 /// Where nobody waits ([`send_lazily`](Self::send_lazily)), only age counts, and much more of it.
 ///
+/// A flush sends the repairs of one index (layer, parity row or copy), pauses for `flush_pause` packet times,
+/// and goes on with the next, so that no short burst takes an append with all its repairs. What else is ready
+/// leaves in the pauses.
+///
 /// While symbols are ready, they themselves fill the groups at the rate of the link, and the spare capacity
 /// that a flush costs is not there.
 ///
@@ -289,7 +293,7 @@ impl Sender {
         }
         let start = out.len();
         let transmit = self
-            .transmit_repair(out)
+            .transmit_repair(now, out)
             .or_else(|| self.transmit_resent(now, out))
             .or_else(|| self.transmit_source(now, out));
         if transmit.is_none() {
@@ -306,10 +310,10 @@ impl Sender {
     /// time that has passed means at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        let has_datagrams =
-            !self.repairs.is_empty() || self.retransmission.is_waiting() || self.is_source_ready();
+        let has_datagrams = self.retransmission.is_waiting() || self.is_source_ready();
         let slot = has_datagrams.then(|| self.pacer.next_slot());
-        [slot, self.flush_due(), self.departures.next(), self.retransmission.probe_due(&self.symbols)]
+        let repair = self.repairs.due().map(|due| due.max(self.pacer.next_slot()));
+        [slot, repair, self.flush_due(), self.departures.next(), self.retransmission.probe_due(&self.symbols)]
             .into_iter()
             .flatten()
             .min()
@@ -361,9 +365,12 @@ impl Sender {
         self.retransmission.round_trip()
     }
 
-    fn transmit_repair(&mut self, out: &mut Vec<u8>) -> Option<Transmit> {
+    fn transmit_repair(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
         let start = out.len();
-        let Fired { head, epoch, flush_run } = self.repairs.pop(DATAGRAM_HEADER_BYTES, out)?;
+        // The pause begins when the line is done with all that was released, this symbol included.
+        let pause = self.config.packet_time().saturating_mul(self.flush_pause() + 1);
+        let resume = self.pacer.drained().max(now) + pause;
+        let Fired { head, epoch, flush_run } = self.repairs.pop(now, resume, DATAGRAM_HEADER_BYTES, out)?;
         let wire_number = self.departures.push(Departure::Repair { head, flush_run });
         let RepairHead { cover, index } = head;
         let kind =
@@ -450,19 +457,21 @@ impl Sender {
     }
 
     fn flush(&mut self) {
-        let fired = self.repairs.len();
         let run = u32::try_from(self.symbols.next() - self.run_start).unwrap_or(u32::MAX);
-        self.repairs.set_flush_run(Some(run.min(self.code.structure.flush_run_max())));
-        self.code.encoder.flush(&mut self.repairs);
-        self.repairs.set_flush_run(None);
+        let mut flushing = self.repairs.flush(run.min(self.code.structure.flush_run_max()));
+        self.code.encoder.flush(&mut flushing);
         self.run_start = self.symbols.next();
-        for head in self.repairs.heads(fired) {
-            self.symbols.promise(head);
-        }
+        flushing.end(|head| self.symbols.promise(head));
         // By contract nothing is outstanding now. A code that breaks it loses coverage, but cannot make
         // this sender flush for ever.
         self.symbols.promise_all();
         self.stats.flushes += 1;
+    }
+
+    /// Packet times between what a flush sends of one repair index and of the next.
+    fn flush_pause(&self) -> u32 {
+        let is_worth = self.config.rate_bytes_per_second > 0 && self.code.structure.gains_by_pauses();
+        if is_worth { self.config.flush_pause } else { 0 }
     }
 
     fn flush_due(&self) -> Option<Time> {
@@ -504,6 +513,7 @@ impl Sender {
     }
 
     fn cover(&mut self, head: RepairHead, flush_run: Option<u32>) {
+        let pause = self.flush_pause();
         for id in head.cover.ids() {
             let Some(symbol) = self.symbols.get_mut(id) else { continue };
             if !symbol.cover(head.index) {
@@ -511,7 +521,8 @@ impl Sender {
             }
             let at = symbol.record;
             let Some(record) = self.records.get_mut(at) else { continue };
-            if record.cover(head.index, head.cover.count, flush_run) && record.mark_changed() {
+            let flush = flush_run.map(|run| (run, pause));
+            if record.cover(head.index, head.cover.count, flush) && record.mark_changed() {
                 self.changed.push_back(at);
             }
         }

@@ -124,6 +124,14 @@ impl Structure {
         }
     }
 
+    /// Whether a flush gains by a pause between one repair index and the next. It does where each repair
+    /// alone can rebuild a symbol: the farther apart they are, the better. A block code needs several
+    /// of them at once, and a pause may take these into one more burst.
+    #[must_use]
+    pub fn gains_by_pauses(&self) -> bool {
+        matches!(self, Self::Repetition { .. } | Self::Layered { .. })
+    }
+
     /// Source symbols that a decoder remembers behind the newest one; a power of two.
     ///
     /// Twice the span, since a cascade of rebuilt symbols reaches back further than one group (Maelstrom

@@ -18,21 +18,24 @@ pub struct Exposure {
     /// Most source symbols that any of those repairs includes; smaller than the code's `r` after a
     /// flush. 0 where nothing covers the append.
     pub group_max: u32,
-    /// Repair indices that at least one of the symbols got from a flush: their repair symbols left in a
-    /// row behind the last source symbol, not at the distances of the code. Bits beyond `coverage` say
-    /// nothing.
+    /// Repair indices that at least one of the symbols got from a flush: their repair symbols left behind
+    /// the last source symbol, those of one index in a row, not at the distances of the code. Bits beyond
+    /// `coverage` say nothing.
     pub flushed: u64,
     /// Source symbols that the encoder took between two flushes, the latter of which sent a repair of
     /// `flushed`; the fewest of all such flushes, and at most [`Structure::flush_run_max`]. 0 where
     /// `flushed` is empty.
     pub flush_run: u32,
+    /// Packet times of the link that a flush waits between what it sends of one repair index and of the
+    /// next; the fewest of all such flushes. 0 where they leave in a row, and where `flushed` is empty.
+    pub flush_pause: u32,
 }
 
 impl Exposure {
     /// An append whose groups all ended as the code ends them, in a stream that goes on.
     #[must_use]
     pub fn steady(symbols: u32, coverage: u64, group_max: u32) -> Self {
-        Self { symbols, coverage, group_max, flushed: 0, flush_run: 0 }
+        Self { symbols, coverage, group_max, flushed: 0, flush_run: 0, flush_pause: 0 }
     }
 
     /// Repairs that cover every symbol.
@@ -47,7 +50,8 @@ impl Exposure {
 /// # Guarantee
 /// The figure is an upper bound whenever the channel lies within the bounds of [`Channel`] and obeys
 /// the model's own assumption, which its documentation states. More loss, longer bursts, more symbols,
-/// less coverage, more of it from flushes or shorter runs between them never lower the figure.
+/// less coverage, more of it from flushes, shorter runs between them or shorter pauses in them never lower the
+/// figure.
 pub trait DurabilityModel: Send + Sync + fmt::Debug {
     /// The name in configuration, acknowledgements and traces.
     fn name(&self) -> &'static str;

@@ -21,6 +21,10 @@ messages! {
         code: CodeV1,
         /// Whether records will come over TCP instead of the bulk lane.
         tcp: bool,
+        /// What a full datagram takes at the primary's rate, in nanoseconds; 0 without a rate.
+        packet_nanos: u32,
+        /// Of these, how many a flush pauses between one repair index and the next.
+        flush_pause: u32,
     }
 
     /// Accepts a session and says where each log ends at the mirror.
@@ -111,12 +115,32 @@ pub struct LogMarkV1 {
     pub log: u32,
     /// Highest epoch the mirror has seen in it.
     pub epoch: u32,
-    /// Records of the log that are durable at the mirror, all of them without a gap.
+    /// Records of the log that are durable at the mirror, all of them without a gap; or
+    /// [`LogMarkV1::REFUSED`].
     pub records: u64,
     /// Address behind the last of those: segment.
     pub segment: u32,
     /// Address behind the last of those: offset.
     pub offset: u32,
+}
+
+impl LogMarkV1 {
+    /// In place of the count of records: the mirror cannot take the log now, because it is damaged there or
+    /// cannot be written. It must neither be fed nor cut back. A primary that does not know this value finds
+    /// the mirror further ahead than anything plausible, and does neither.
+    pub const REFUSED: u64 = u64::MAX;
+
+    /// The mark of a log that the mirror cannot take.
+    #[must_use]
+    pub fn refused(log: u32, epoch: u32) -> Self {
+        Self { log, epoch, records: Self::REFUSED, segment: u32::MAX, offset: u32::MAX }
+    }
+
+    /// Whether the mirror cannot take the log.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.records == Self::REFUSED
+    }
 }
 
 /// The exact end of one log at its primary.

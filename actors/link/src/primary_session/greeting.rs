@@ -28,9 +28,9 @@ impl PrimarySession {
         if !is_connected || matches!(self.records, Records::Handshake(_)) {
             return Ok(());
         }
-        let symbol_bytes = match &self.records {
-            Records::Quic(bulk) => bulk.symbol_bytes(),
-            _ => 0,
+        let (symbol_bytes, packet_nanos) = match &self.records {
+            Records::Quic(bulk) => (bulk.symbol_bytes(), bulk.packet_nanos()),
+            _ => (0, 0),
         };
         let Some(connection) = self.critical.connection(self.critical_handle) else { return Ok(()) };
         let datagram_bytes = connection.datagrams().max_size();
@@ -45,6 +45,8 @@ impl PrimarySession {
             session: self.id,
             code: self.code.message(self.code_epoch, 0, symbol_bytes),
             tcp: matches!(self.records, Records::Tcp(_)),
+            packet_nanos,
+            flush_pause: self.config.flush_pause,
         };
         let mut control = ControlStream::new(id);
         control.send(frame(&hello, b"", 0).map_err(Stop::wire)?);

@@ -10,6 +10,7 @@ use crate::network::{
 use bytes::Bytes;
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_link::{LAZY_FACTOR, Receiver, Sender, SenderConfig, SenderEvent, TransmitKind};
+use parhelion_plugin::Exposure;
 use parhelion_types::{RecordKey, Time};
 use proptest::prelude::*;
 
@@ -285,4 +286,68 @@ fn what_nobody_waits_for_is_flushed_late_and_an_awaited_record_flushes_all() {
     assert!(sender.poll_transmit(late, &mut out).is_some());
     let due = late + config.flush_delay;
     assert_eq!(sender.poll_transmit(due, &mut out).map(|t| t.kind), Some(TransmitKind::Repair));
+}
+
+/// Datagrams with the times at which they left, and the exposures that were told, from `now` to `until`.
+fn departures(
+    sender: &mut Sender,
+    now: &mut Time,
+    until: Time,
+) -> (Vec<(Time, TransmitKind)>, Vec<Exposure>) {
+    let (mut left, mut exposures, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        while let Some(transmit) = sender.poll_transmit(*now, &mut out) {
+            left.push((*now, transmit.kind));
+            sender.handle_on_wire(*now, transmit.wire_number + 1);
+        }
+        while let Some(SenderEvent::Coverage { exposure, .. }) = sender.poll_event() {
+            exposures.push(exposure);
+        }
+        match sender.poll_timeout() {
+            Some(next) if next <= until => *now = next.max(*now + Duration::from_nanos(1)),
+            _ => break,
+        }
+    }
+    *now = until;
+    (left, exposures)
+}
+
+#[test]
+fn a_flush_pauses_between_layers_and_lets_others_pass() {
+    let (code, parameters) = layered();
+    let mut now = Time::from_nanos(1000);
+    let config = SenderConfig { flush_pause: 16, site_exit_delay: Duration::ZERO, ..sender_config() };
+    let packet = config.packet_time();
+    let mut sender = Sender::new(config, code.clone(), parameters.clone(), now).unwrap();
+    sender.send(now, Network::key(0, 0), Bytes::from(vec![1; 2 * config.symbol_bytes])).unwrap();
+    let flushed = now + config.flush_delay + packet * 3;
+    let (left, _) = departures(&mut sender, &mut now, flushed + packet * 10);
+    assert!(left.iter().any(|(_, kind)| *kind == TransmitKind::Repair), "the first layer has left");
+    // Another record comes while the flush pauses: it does not wait for that.
+    sender.send_lazily(now, Network::key(0, 1), Bytes::from_static(b"passes")).unwrap();
+    let (soon, _) = departures(&mut sender, &mut now, flushed + packet * 12);
+    assert_eq!(soon.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), [TransmitKind::Source]);
+
+    let end = flushed + packet * 80;
+    let (later, exposures) = departures(&mut sender, &mut now, end);
+    let repairs: Vec<Time> = left
+        .iter()
+        .chain(&later)
+        .filter(|(_, kind)| *kind == TransmitKind::Repair)
+        .map(|(at, _)| *at)
+        .collect();
+    let long = repairs.windows(2).filter(|pair| pair[1].since(pair[0]) >= packet * 17).count();
+    assert_eq!(long, 2, "two pauses between three layers: {repairs:?}");
+    let last = exposures.last().unwrap();
+    assert_eq!((last.coverage, last.flushed, last.flush_pause), (0b111, 0b111, 16));
+
+    // Where nobody knows what a packet time is, there is neither a pause nor a claim of one.
+    let mut now = Time::from_nanos(1000);
+    let unpaced = SenderConfig { rate_bytes_per_second: 0, ..config };
+    let mut sender = Sender::new(unpaced, code, parameters, now).unwrap();
+    sender.send(now, Network::key(0, 0), Bytes::from_static(b"alone")).unwrap();
+    let end = now + config.flush_delay;
+    let (left, exposures) = departures(&mut sender, &mut now, end);
+    assert_eq!(left.len(), 4);
+    assert_eq!(exposures.last().unwrap().flush_pause, 0);
 }

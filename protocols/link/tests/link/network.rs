@@ -88,6 +88,7 @@ pub fn sender_config() -> SenderConfig {
         per_datagram_overhead: 60,
         burst_datagrams_max: 8,
         flush_delay: Duration::from_millis(1),
+        flush_pause: 0,
         site_exit_delay: Duration::from_micros(50),
     }
 }
@@ -99,6 +100,7 @@ pub fn receiver_config() -> ReceiverConfig {
         pending_bytes_max: 64 << 20,
         reorder_delay: Duration::from_millis(2),
         repair_delay: Duration::from_millis(20),
+        packet_time: Duration::ZERO,
     }
 }
 
