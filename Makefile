@@ -1,6 +1,6 @@
 # Two commands matter: `make run` plays the main job, `make test` runs the tests. Both set themselves up.
 
-CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/parhelion
+export CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/parhelion
 # Outside the checkout, so that a clean checkout builds warm.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export CCACHE_DIR ?= $(CACHE)/ccache
@@ -10,16 +10,22 @@ export CXX = ccache clang++
 
 PARHELION = $(CARGO_TARGET_DIR)/release/parhelion
 REPORT ?= $(CACHE)/drill-report
+SECONDS ?= 60
 
-.PHONY: run test build lint format bench setup clean
+.PHONY: run test fuzz build lint format bench setup clean
 
 ## Plays the main job: two sites, five mirroring modes, a disaster, and the truth about it.
 run: build
 	$(PARHELION) drill --report $(REPORT) $(DRILL)
 
-## Builds and runs all tests.
+## Builds and runs all tests, and fuzzes each parser for some seconds.
 test: build
 	cargo test --release --workspace --no-fail-fast
+	.ci/fuzz 5
+
+## Fuzzes each parser for SECONDS.
+fuzz: setup
+	.ci/fuzz $(SECONDS)
 
 ## Builds everything once; the same profile runs and tests.
 build: setup

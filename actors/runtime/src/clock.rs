@@ -5,6 +5,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parhelion_types::{SourceTime, Time};
 
+use crate::fault::wall_back;
+
 /// Reads both clocks. One per process, shared.
 #[derive(Debug)]
 pub struct Clock {
@@ -30,7 +32,8 @@ impl Clock {
     /// when the machine's clock is set back.
     #[must_use]
     pub fn wall(&self) -> SourceTime {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = since_epoch.saturating_sub(wall_back()).as_micros();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         SourceTime(self.newest_wall.fetch_max(now, Ordering::Relaxed).max(now))
     }

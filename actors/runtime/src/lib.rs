@@ -6,9 +6,11 @@
 //!   of an address owns a slot of its own, and `do_send` ignores the bound altogether.
 
 mod clock;
+mod fault;
 mod gate;
 mod supervise;
 
 pub use clock::Clock;
+pub use fault::{FaultError, Faults};
 pub use gate::{Credit, Gate};
 pub use supervise::{Escalation, Policy, supervise};

@@ -12,6 +12,8 @@ use actix::dev::ContextFut;
 use actix::{Actor, Addr, AsyncContext, Context, Supervised};
 use tokio::time::{Instant, Sleep};
 
+use crate::fault::panic_at;
+
 /// How often an actor may be rebuilt.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -50,11 +52,13 @@ where
     let address = context.address();
     let shell = Shell {
         name,
+        _address: address.clone(),
         policy,
         escalate,
         context: context.into_future(actor),
         pause: None,
         panics: VecDeque::new(),
+        fault: panic_at(name).map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
     };
     tokio::task::spawn_local(shell);
     address
@@ -64,9 +68,13 @@ struct Shell<A: Supervised + Actor<Context = Context<A>>> {
     name: &'static str,
     policy: Policy,
     escalate: Escalation,
+    /// actix restarts no actor that nobody can send to, and some live by what they spawn alone.
+    _address: Addr<A>,
     context: ContextFut<A, Context<A>>,
     pause: Option<Pin<Box<Sleep>>>,
     panics: VecDeque<Instant>,
+    /// Passes when a panic of this actor is injected.
+    fault: Option<Pin<Box<Sleep>>>,
 }
 
 impl<A: Supervised + Actor<Context = Context<A>> + Unpin> Future for Shell<A> {
@@ -92,8 +100,18 @@ impl<A: Supervised + Actor<Context = Context<A>> + Unpin> Future for Shell<A> {
                     },
                 }
             }
+            let is_faulty = self.fault.as_mut().is_some_and(|at| at.as_mut().poll(task).is_ready());
+            if is_faulty {
+                self.fault = None;
+            }
             let context = &mut self.context;
-            match catch_unwind(AssertUnwindSafe(|| Pin::new(context).poll(task))) {
+            let work = || {
+                let poll = Pin::new(context).poll(task);
+                // After its work, so that what it has done and not yet told anybody is lost.
+                assert!(!is_faulty, "injected: PARHELION_FAULT asked for it");
+                poll
+            };
+            match catch_unwind(AssertUnwindSafe(work)) {
                 Ok(poll) => return poll,
                 Err(_) => match self.next_pause() {
                     Some(pause) => self.pause = Some(pause),
@@ -164,6 +182,42 @@ mod tests {
             assert!(add.0 != 13, "injected");
             self.count
         }
+    }
+
+    /// An actor that gets no messages: a driver is all that it does.
+    struct Driver {
+        runs: Arc<AtomicUsize>,
+    }
+
+    impl Actor for Driver {
+        type Context = Context<Self>;
+
+        fn started(&mut self, ctx: &mut Context<Self>) {
+            let runs = self.runs.fetch_add(1, Ordering::Relaxed);
+            let drive = async move {
+                tokio::task::yield_now().await;
+                assert!(runs > 0, "injected");
+            };
+            ctx.spawn(actix::fut::wrap_future(drive));
+        }
+    }
+
+    impl Supervised for Driver {}
+
+    #[test]
+    fn an_actor_that_nobody_sends_to_is_rebuilt_all_the_same() {
+        System::new().block_on(async {
+            let runs = Arc::new(AtomicUsize::new(0));
+            let driver = Driver { runs: runs.clone() };
+            drop(supervise("driver", QUICK, Arc::new(|_| panic!("it panics only once")), driver));
+            for _ in 0..1000 {
+                if runs.load(Ordering::Relaxed) == 2 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            panic!("it ran {} times", runs.load(Ordering::Relaxed));
+        });
     }
 
     const QUICK: Policy =

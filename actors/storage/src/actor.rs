@@ -13,7 +13,7 @@ use parhelion_mirror::{
 };
 use parhelion_observability::{AppendOutcome, AppendTracer, Metrics, RiskScope, TimeBase};
 use parhelion_risk::Pricer;
-use parhelion_types::{Epoch, Error, LogId, RequestId};
+use parhelion_types::{Epoch, Error, LogId, RequestId, Time};
 use parhelion_wire::link::LogMarkV1;
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,11 +64,12 @@ pub struct StorageActor {
     waiting: HashMap<Token, Waiting>,
     traces: AppendTraces,
     mirror_traces: MirrorTraces,
-    timer: Option<SpawnHandle>,
+    /// The timer that is set, and for when.
+    timer: Option<(SpawnHandle, Time)>,
     draining: Option<oneshot::Sender<()>>,
     /// Logs of a mirror that are being cut back on disk.
     rewinding: HashMap<LogId, u32>,
-    /// Primaries that wait for that before they are welcomed.
+    /// Primaries that wait for that, and for what is on its way to the disk, before they are welcomed.
     held_hellos: Vec<Token>,
     writes_pending: HashMap<LogId, u64>,
 }
@@ -219,8 +220,15 @@ impl StorageActor {
         let core = std::mem::replace(&mut self.core, Core::Primary(Box::new(primary)));
         if let Core::Mirror(replica) = core {
             let logs = replica.into_logs(epoch);
+            for (log, refusal) in logs.iter().filter_map(|log| Some((log.log, log.refusal.as_ref()?))) {
+                tracing::error!(%log, %refusal, "promoted with a log that takes no records");
+            }
             tracing::warn!(%epoch, logs = logs.len(), missing = promotion.missing.len(), "promoted to primary");
             let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs);
+            // A primary that lives, and has a session, hears of it now.
+            if let (Link::Mirror(commands), Ok(marks)) = (&self.link, fencing_marks(&primary)) {
+                let _ = commands.send(MirrorCommand::Marks(marks));
+            }
             self.core = Core::Primary(Box::new(primary));
         }
         let _ = answer.send(Ok(promotion));
@@ -228,11 +236,30 @@ impl StorageActor {
 
     fn write(&mut self, request: WriteRequest) {
         let header = &request.record.header;
-        self.writes_pending.insert(header.log, header.number + 1);
-        let log = header.log;
-        if let Err(error) = self.config.store.append(request) {
+        let (log, records) = (header.log, header.number + 1);
+        match self.config.store.append(request) {
+            Ok(()) => drop(self.writes_pending.insert(log, records)),
             // Credits keep the queue below its limit, so only a store that has failed refuses.
-            tracing::error!(%log, %error, "record refused by the store");
+            Err(error) => tracing::error!(%log, %error, "record refused by the store"),
+        }
+    }
+
+    /// Answers primaries that wait for a session, once this mirror's logs end where its disk says. Of a primary
+    /// that died and comes back, records may still be on their way to the disk: it must hear of them, because
+    /// it may have lost them.
+    fn welcome_held(&mut self) {
+        if self.rewinding.is_empty() && self.writes_pending.is_empty() {
+            for token in std::mem::take(&mut self.held_hellos) {
+                match &self.core {
+                    Core::Mirror(_) => self.step_mirror(ReplicaInput::Hello { token }),
+                    // Promoted while it waited.
+                    Core::Primary(primary) => {
+                        if let Some(Waiting::Welcome(marks)) = self.waiting.remove(&token) {
+                            let _ = marks.send(fencing_marks(primary));
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -283,17 +310,20 @@ impl StorageActor {
     /// Keeps one timer, set to the core's next deadline.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let Core::Primary(primary) = &self.core else { return };
-        if self.timer.is_some() {
-            return;
+        let Some(at) = primary.poll_timeout() else { return };
+        match self.timer {
+            Some((_, set)) if set <= at => return,
+            // An append that may wait for less than those before it.
+            Some((timer, _)) => drop(ctx.cancel_future(timer)),
+            None => {}
         }
-        if let Some(at) = primary.poll_timeout() {
-            // Deadlines are seconds; checking them every few milliseconds at most keeps timers cheap.
-            let wait = at.since(self.config.clock.now()).max(Duration::from_millis(5));
-            self.timer = Some(ctx.run_later(wait, |actor, ctx| {
-                actor.timer = None;
-                actor.step(Input::Timeout, ctx);
-            }));
-        }
+        // Deadlines are seconds; checking them every few milliseconds at most keeps timers cheap.
+        let wait = at.since(self.config.clock.now()).max(Duration::from_millis(5));
+        let timer = ctx.run_later(wait, |actor, ctx| {
+            actor.timer = None;
+            actor.step(Input::Timeout, ctx);
+        });
+        self.timer = Some((timer, at));
     }
 
     fn durable(&mut self, log: LogId, records: u64) {
@@ -321,6 +351,7 @@ impl StorageActor {
             Core::Primary(primary) => SiteStatus::Primary {
                 linked: primary.is_linked(),
                 unconfirmed_bytes: primary.unconfirmed_bytes(),
+                code: primary.code().to_owned(),
                 logs: primary.logs().collect(),
             },
             Core::Mirror(replica) => SiteStatus::Mirror { logs: replica.logs().collect() },
@@ -419,6 +450,9 @@ impl Handler<Request> for StorageActor {
                     let _ = answer.send(Err(error));
                 }
             },
+            Request::ChangeCode { name, parameters, done } => {
+                self.to_link(LinkCommand::ChangeCode { name, parameters, done });
+            }
             Request::Status { answer } => drop(answer.send(self.status())),
             Request::Drain { answer } => {
                 self.draining = Some(answer);
@@ -450,22 +484,24 @@ impl Handler<FromStore> for StorageActor {
                 }
                 self.config.pending.retained(self.retained_bytes());
             }
-            StoreEvent::Rewound { log, .. } => {
+            StoreEvent::Rewound { log, active, .. } => {
                 if let Some(count) = self.rewinding.get_mut(&log) {
                     *count -= 1;
                 }
                 self.rewinding.retain(|_, count| *count > 0);
-                if self.rewinding.is_empty() {
-                    for token in std::mem::take(&mut self.held_hellos) {
-                        self.step_mirror(ReplicaInput::Hello { token });
-                    }
-                }
+                self.step_mirror(ReplicaInput::Rewound { log, active });
             }
-            StoreEvent::Failed { log, reason } => match self.core {
-                Core::Primary(_) => self.step(Input::WriteFailed { log, reason }, ctx),
-                Core::Mirror(_) => self.step_mirror(ReplicaInput::WriteFailed { log, reason }),
-            },
+            StoreEvent::Failed { log, reason } => {
+                match self.core {
+                    Core::Primary(_) => self.step(Input::WriteFailed { log, reason }, ctx),
+                    Core::Mirror(_) => self.step_mirror(ReplicaInput::WriteFailed { log, reason }),
+                }
+                // Nothing of it is on its way to the disk any more: neither a drain nor a primary waits for it.
+                self.rewinding.remove(&log);
+                self.durable(log, u64::MAX);
+            }
         }
+        self.welcome_held();
     }
 }
 
@@ -527,11 +563,8 @@ impl Handler<FromMirrorLink> for StorageActor {
                         continue;
                     }
                     let token = self.token(Waiting::Welcome(marks));
-                    if self.rewinding.is_empty() {
-                        self.step_mirror(ReplicaInput::Hello { token });
-                    } else {
-                        self.held_hellos.push(token);
-                    }
+                    self.held_hellos.push(token);
+                    self.welcome_held();
                 }
                 MirrorEvent::Rewind(logs) => self.step_mirror(ReplicaInput::Rewind(logs)),
                 MirrorEvent::Announced(batch) => self.step_mirror(ReplicaInput::Announced(batch)),
@@ -605,6 +638,12 @@ fn log_event(event: &Event) {
         }
         Event::Diverged { log, mirror, here } => {
             tracing::error!(%log, mirror, here, "the mirror holds more of the log than this site; not feeding it");
+        }
+        Event::Refused { log } => {
+            tracing::error!(%log, "the mirror cannot take the log, its status says why; the others go on");
+        }
+        Event::Unknown { log } => {
+            tracing::warn!(%log, "the mirror has a log that this site has not; its number is not used again");
         }
         Event::BacklogFailed { log, reason } => {
             tracing::error!(%log, %reason, "the log cannot be read to feed the mirror; trying in the next session");

@@ -83,6 +83,16 @@ pub enum Request {
         /// Told what is missing.
         answer: Answer<Promotion>,
     },
+    /// Changes the code of the live link.
+    ChangeCode {
+        /// Name of the code.
+        name: String,
+        /// Parameters as text.
+        parameters: String,
+        /// Told when symbols flow under the new code, or what was wrong with the request. Dropped without a word if
+        /// there is no link to a mirror.
+        done: oneshot::Sender<Result<(), String>>,
+    },
     /// Asks for the state of all logs.
     Status {
         /// Told at once.
@@ -104,6 +114,8 @@ pub enum SiteStatus {
         linked: bool,
         /// Bytes sent and not confirmed.
         unconfirmed_bytes: usize,
+        /// The code in force, with its version and parameters; the last one while no session is up.
+        code: String,
         /// The logs.
         logs: Vec<LogStatus>,
     },

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::*;
 use parhelion_log::{SEGMENT_HEADER_BYTES, Tail};
-use parhelion_storage::store::{StoreConfig, StoreError};
+use parhelion_storage::store::{StoreConfig, StoreError, StoreEvent};
 use parhelion_types::{LogAddress, LogId, SegmentId};
 
 /// A log of `count` records whose catalogue knows only the first `known`, as after a loss of power.
@@ -74,7 +74,7 @@ fn a_durable_record_that_is_cut_off_is_damage() {
     let last = log.records[4].header.address;
     for cut in (last.offset as usize..last.offset as usize + log.records[4].bytes().len()).step_by(41) {
         fs::write(&file, &whole[..cut]).unwrap();
-        assert_corrupt(open(home.path()).map(drop), last, &file);
+        assert_damaged(home.path(), last, &file);
     }
     fs::write(&file, &whole).unwrap();
     assert_goes_on(home.path(), 5, false);
@@ -172,13 +172,13 @@ fn damage_in_the_last_segment_is_found_at_open() {
         let at = record.header.address;
         for byte in [0, 4, 8, 20, 40, 90, 96, 100, 104, record.bytes().len() as u32 - 1] {
             flip(&file, at.offset + byte);
-            assert_corrupt(open(home.path()).map(drop), at, &file);
+            assert_damaged(home.path(), at, &file);
             flip(&file, at.offset + byte);
         }
     }
     for byte in [0, 5, 9, 17, 25, 30] {
         flip(&file, byte);
-        assert_corrupt(open(home.path()).map(drop), LogAddress { segment: last, offset: 0 }, &file);
+        assert_damaged(home.path(), LogAddress { segment: last, offset: 0 }, &file);
         flip(&file, byte);
     }
     assert_goes_on(home.path(), 100, false);
@@ -225,7 +225,7 @@ fn a_missing_segment_is_damage() {
         let aside = home.path().join("aside");
         fs::rename(&missing, &aside).unwrap();
         let address = LogAddress::new(number, 0);
-        assert_corrupt(open(home.path()).map(drop), address, &missing);
+        assert_damaged(home.path(), address, &missing);
         fs::rename(&aside, &missing).unwrap();
     }
     // While the node runs, too.
@@ -249,8 +249,10 @@ fn a_data_directory_that_is_not_mounted_is_damage() {
     open_with(both.clone()).unwrap().append(&mut log, 5);
     let logs = homes[1].path().join("logs");
     fs::rename(&logs, homes[1].path().join("aside")).unwrap();
-    let text = assert_corrupt(open_with(both.clone()).map(drop), Tail::first_address(), &logs.join("1"));
-    assert!(text.contains("mounted"), "{text}");
+    let error = open_with(both.clone()).map(drop).unwrap_err();
+    assert!(matches!(error, StoreError::NotMounted { log: LogId(1), count: 5, .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("mounted") && text.contains(&homes[1].path().display().to_string()), "{text}");
     fs::remove_dir_all(&logs).unwrap();
     fs::rename(homes[1].path().join("aside"), &logs).unwrap();
     assert_holds(&open_with(both).unwrap(), &log);
@@ -287,7 +289,7 @@ fn without_its_catalogue_every_segment_is_checked_at_open() {
         for byte in [20, 104] {
             flip(&file, at.offset + byte);
             fs::remove_dir_all(home.path().join("catalogue")).unwrap();
-            assert_corrupt(open(home.path()).map(drop), at, &file);
+            assert_damaged(home.path(), at, &file);
             flip(&file, at.offset + byte);
         }
     }
@@ -295,7 +297,7 @@ fn without_its_catalogue_every_segment_is_checked_at_open() {
         let file = segment(home.path(), log.id, SegmentId(missing));
         let bytes = fs::read(&file).unwrap();
         fs::remove_file(&file).unwrap();
-        assert_corrupt(open(home.path()).map(drop), LogAddress::new(missing, 0), &file);
+        assert_damaged(home.path(), LogAddress::new(missing, 0), &file);
         fs::write(&file, bytes).unwrap();
     }
     assert_holds(&open(home.path()).unwrap(), &log);
@@ -342,4 +344,123 @@ fn files_that_are_no_segments_are_left_alone() {
     let opened = open(home.path()).unwrap();
     assert_eq!(opened.logs.iter().map(|log| log.log).collect::<Vec<_>>(), [LogId(0)]);
     assert_holds(&opened, &log);
+}
+
+/// Two logs of 100 records, the first of which lies in several segments.
+fn two_logs(home: &Path) -> (Log, Log) {
+    let log = filled(home, 100);
+    let mut other = Log::new(1);
+    open(home).unwrap().append(&mut other, 100);
+    (log, other)
+}
+
+#[test]
+fn a_damaged_log_leaves_the_others_in_service() {
+    let home = tempfile::tempdir().unwrap();
+    let (log, mut other) = two_logs(home.path());
+    let last = log.tail.next_address().segment;
+    let here: Vec<_> = log.records.iter().filter(|r| r.header.address.segment == last).collect();
+    let lost = here[here.len() / 2];
+    let file = segment(home.path(), log.id, last);
+    // In its header, and in its payload.
+    for byte in [20, 110] {
+        flip(&file, lost.header.address.offset + byte);
+        let opened = assert_damaged(home.path(), lost.header.address, &file);
+        assert_holds(&opened, &other);
+        opened.append(&mut other, 5);
+        assert_holds(&open_again(opened, home.path()), &other);
+
+        let opened = open(home.path()).unwrap();
+        let found = opened.found(log.id);
+        assert_eq!((found.name.as_str(), found.tail.next_number()), ("log 0", lost.header.number));
+        assert_eq!(found.readable_end, log.tail.next_address());
+        for record in &log.records {
+            let read = opened.store.read(log.id, record.header.address);
+            if record == lost {
+                assert_corrupt(read, lost.header.address, &file);
+            } else {
+                assert_eq!(&read.unwrap(), record);
+            }
+        }
+        // In log order, up to the damage and not past it.
+        let start = here[0].header.address;
+        let before = opened.store.read_from(log.id, start, 1 << 20).unwrap();
+        assert_eq!(before.iter().collect::<Vec<_>>(), here[..here.len() / 2]);
+        assert_corrupt(
+            opened.store.read_from(log.id, lost.header.address, 1 << 20),
+            lost.header.address,
+            &file,
+        );
+        drop(opened);
+        flip(&file, lost.header.address.offset + byte);
+    }
+    let opened = open(home.path()).unwrap();
+    assert_holds(&opened, &log);
+}
+
+fn open_again(opened: Opened, home: &Path) -> Opened {
+    drop(opened);
+    open(home).unwrap()
+}
+
+#[test]
+fn a_damaged_log_takes_no_record_and_is_not_cut() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut log, mut other) = two_logs(home.path());
+    let lost = log.records[99].header.address;
+    let file = segment(home.path(), log.id, lost.segment);
+    let length = fs::metadata(&file).unwrap().len();
+    fs::File::options().write(true).open(&file).unwrap().set_len(u64::from(lost.offset) + 50).unwrap();
+    let opened = assert_damaged(home.path(), lost, &file);
+    assert_eq!(opened.found(log.id).readable_end, lost);
+    assert_corrupt(opened.store.read(log.id, lost), lost, &file);
+    let no_record = opened.store.read(log.id, LogAddress { offset: lost.offset - 8, ..lost });
+    assert!(matches!(no_record, Err(StoreError::NoRecord { .. } | StoreError::Corrupt(_))), "{no_record:?}");
+    // Whoever writes to it all the same gets no answer that it is durable; the other log is.
+    opened.store.append(log.next()).unwrap();
+    opened.append(&mut other, 1);
+    let shorter = Log::after(0, SEGMENT_BYTES, 50).tail;
+    opened.store.rewind(log.id, shorter).unwrap();
+    let failed = opened.event();
+    assert!(matches!(failed, StoreEvent::Failed { log: LogId(0), .. }), "{failed:?}");
+    drop(opened);
+    // What was lost comes back from the other site, whose file has the same bytes.
+    let mut bytes = fs::read(&file).unwrap();
+    bytes.resize(length as usize, 0);
+    let record = log.records[99].bytes();
+    bytes[lost.offset as usize..lost.offset as usize + record.len()].copy_from_slice(&record);
+    fs::write(&file, bytes).unwrap();
+    assert_goes_on(home.path(), 100, false);
+}
+
+#[test]
+fn a_log_without_files_is_damaged_where_others_have_theirs() {
+    let home = tempfile::tempdir().unwrap();
+    let (log, other) = two_logs(home.path());
+    let place = home.path().join("logs").join("0");
+    let aside = home.path().join("aside");
+    fs::rename(&place, &aside).unwrap();
+    let opened = assert_damaged(home.path(), Tail::first_address(), &place);
+    let found = opened.found(log.id);
+    assert_eq!((found.name.as_str(), found.tail.next_number()), ("", 0));
+    assert_corrupt(opened.store.read(log.id, log.records[3].header.address), Tail::first_address(), &place);
+    assert_holds(&opened, &other);
+    drop(opened);
+    fs::rename(&aside, &place).unwrap();
+    assert_holds(&open(home.path()).unwrap(), &log);
+}
+
+#[test]
+fn what_a_damaged_log_freed_stays_freed() {
+    let home = tempfile::tempdir().unwrap();
+    let log = filled(home.path(), 25);
+    let file = segment(home.path(), log.id, SegmentId(0));
+    // Record 20 frees record 19. Both are in the first segment, with the damaged one before them.
+    assert_eq!(log.records[24].header.address.segment, SegmentId(0));
+    let lost = log.records[15].header.address;
+    flip(&file, lost.offset + 30);
+    let opened = assert_damaged(home.path(), lost, &file);
+    let active = &opened.found(log.id).active;
+    assert!(active.is_freed(9) && active.is_freed(19) && !active.is_freed(18));
+    assert_eq!(opened.found(log.id).newest, log.records[24].header.time);
 }

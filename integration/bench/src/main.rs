@@ -79,11 +79,20 @@ enum Name {
     GroupCommit,
     /// Peak memory of both sites.
     Memory,
+    /// What rolling disasters cost, and whether the promised risks hold; as many disasters as rounds.
+    Drills,
 }
 
 impl Name {
-    const EACH: [Self; 6] =
-        [Self::AckDistance, Self::Goodput, Self::AgainstTcp, Self::Loopback, Self::GroupCommit, Self::Memory];
+    const EACH: [Self; 7] = [
+        Self::AckDistance,
+        Self::Goodput,
+        Self::AgainstTcp,
+        Self::Loopback,
+        Self::GroupCommit,
+        Self::Memory,
+        Self::Drills,
+    ];
 
     fn text(self) -> &'static str {
         match self {
@@ -94,6 +103,7 @@ impl Name {
             Self::Loopback => "loopback",
             Self::GroupCommit => "group-commit",
             Self::Memory => "memory",
+            Self::Drills => "drills",
         }
     }
 }
@@ -137,6 +147,7 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
                 Name::Loopback => benchmarks::loopback::run(&lab).await,
                 Name::GroupCommit => benchmarks::group_commit::run(&lab).await,
                 Name::Memory => benchmarks::memory::run(&lab).await,
+                Name::Drills => benchmarks::drills::run(&lab),
                 Name::All => Ok(Found::default()),
             }
         });

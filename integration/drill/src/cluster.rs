@@ -173,7 +173,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// The bottleneck queues this long at most: deep enough for the bursts of a paced sender, and no more,
 /// because what waits there is lost at the cut.
-const QUEUE: Duration = Duration::from_millis(50);
+pub(crate) const QUEUE: Duration = Duration::from_millis(50);
 const QUEUE_BYTES_MIN: u64 = 128 << 10;
 
 fn executable() -> Result<PathBuf, DrillError> {
@@ -279,7 +279,7 @@ mod tests {
     fn the_link_starts_without_loss() {
         let wan = wan_config(&DrillOptions::default(), 4);
         wan.validate().unwrap();
-        assert_eq!(wan.a_to_b.loss, Loss::NONE);
+        assert_eq!((wan.seed, wan.a_to_b.loss), (4, Loss::NONE));
         assert_eq!(wan.a_to_b.queue_bytes, 1_875_000);
     }
 

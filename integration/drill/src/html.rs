@@ -54,8 +54,8 @@ fn html(report: &DrillReport, figures: &[Figure]) -> String {
          <style>{STYLE}</style></head><body>\n<h1>Disaster drill</h1>\n\
          <p>{one_way:?} one way, {rate} Mbit/s, then {loss} % loss in bursts of {burst} for {loss_for:?}, then the link is cut and \
          every process of the primary killed. {writers} writers with one append of {append} bytes outstanding each, \
-         {load} Mbit/s offered for {duration:?}; code {code} {parameters}; risk at most {max_risk}; \
-         {repeat} disaster(s) per mode from seed {seed}; {form:?} form.</p>\n{verdict}\n<pre>{table}</pre>\n{body}\
+         {load} Mbit/s offered for {duration:?}; code {code} {parameters}; risk at most {max_risk:e}; \
+         {repeat} disaster(s) per mode from seed {seed}; {form} form.</p>\n{verdict}\n<pre>{table}</pre>\n{body}\
          <h2>Parameters</h2>\n<pre>{json}</pre>\n</body></html>\n",
         one_way = link.one_way,
         rate = link.rate_bits_per_second as f64 / 1e6,
@@ -67,11 +67,14 @@ fn html(report: &DrillReport, figures: &[Figure]) -> String {
         load = options.load() as f64 / 1e6,
         duration = options.duration,
         code = escape(&options.code),
-        parameters = escape(&options.parameters),
+        parameters = match options.parameters.as_str() {
+            "" => "with its default parameters".to_owned(),
+            given => escape(given),
+        },
         max_risk = options.max_risk,
         repeat = options.repeat,
         seed = options.seed,
-        form = report.form,
+        form = format!("{:?}", report.form).to_lowercase(),
         table = escape(&report.table()),
         json = escape(&serde_json::to_string_pretty(options).unwrap_or_default()),
     )

@@ -29,6 +29,7 @@ mod options;
 mod plot;
 mod process;
 mod progress;
+mod promise;
 mod report;
 #[cfg(test)]
 mod round_trip;
@@ -48,8 +49,9 @@ pub use input::{INPUT_BYTES_MAX, Input};
 pub use mode::{Mode, UnknownMode};
 pub use options::{DrillOptions, Form, LinkOptions};
 pub use process::Process;
+pub use promise::{Outcome, PromiseTest};
 pub use report::{DrillReport, ModeSummary, RunResult, SCHEMA};
-pub use stats::{Latency, PromiseTest, Spread};
+pub use stats::{Latency, Spread};
 
 use crate::disaster::Disaster;
 use crate::progress::Progress;

@@ -105,7 +105,7 @@ fn loss(report: &DrillReport, area: &Area<'_>) -> Drawn {
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .margin_top(34)
-        .x_label_area_size(34)
+        .x_label_area_size(48)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..columns(rows), (COUNT_FLOOR..most * 4.0).log_scale())
         .map_err(text)?;
@@ -137,6 +137,10 @@ fn loss(report: &DrillReport, area: &Area<'_>) -> Drawn {
         let (x, y) = chart.backend_coord(&(index as f64 + 0.5, COUNT_FLOOR));
         let style = font(15).pos(Pos::new(HPos::Center, VPos::Top));
         area.draw(&Text::new(row.mode.name(), (x, y + 8), style)).map_err(text)?;
+        if !row.meets_loss {
+            let style = font(13).color(&LOST).pos(Pos::new(HPos::Center, VPos::Top));
+            area.draw(&Text::new("met no packet loss", (x, y + 28), style)).map_err(text)?;
+        }
     }
     legend(area, &[("acknowledged", SENT), ("of those, lost", LOST)])
 }
@@ -210,7 +214,9 @@ fn risk(report: &DrillReport, area: &Area<'_>) -> Drawn {
         .axis_style(INK)
         .y_labels(0)
         .x_desc("probability of losing any acknowledged append")
-        .x_label_formatter(&|risk| power_of_ten(*risk))
+        .x_label_formatter(&|risk| {
+            if *risk < RISK_FLOOR * 2.0 { "0".to_owned() } else { power_of_ten(*risk) }
+        })
         .label_style(font(14))
         .draw()
         .map_err(text)?;
@@ -329,8 +335,10 @@ mod tests {
         run.acked_appends = 0;
         run.ack_latency_micros = Latency::default();
         run.mirroring_latency_micros = None;
+        run.meets_loss = false;
         let report = DrillReport::new(DrillOptions::default(), Form::Relay, vec![run]);
         assert_eq!(figures(&report).unwrap().len(), 3);
+        assert!(figures(&report).unwrap()[0].svg.contains("met no packet loss"));
         let none = DrillReport::new(DrillOptions::default(), Form::Relay, Vec::new());
         assert_eq!(figures(&none).unwrap().len(), 3);
     }

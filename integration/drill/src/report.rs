@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use parhelion_types::LogId;
+use parhelion_types::{Durability, LogId};
 use serde::{Deserialize, Serialize};
 use tabled::builder::Builder;
 use tabled::settings::{Alignment, Style, object::Columns};
@@ -11,7 +11,8 @@ use crate::ack::Ack;
 use crate::classify::Losses;
 use crate::mode::Mode;
 use crate::options::{DrillOptions, Form};
-use crate::stats::{Latency, PromiseTest, Spread};
+use crate::promise::{Outcome, PromiseTest};
+use crate::stats::{Latency, Spread};
 
 /// The result of a drill. Its JSON form is the document of `parhelion drill --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub struct RunResult {
     pub seed: u64,
     /// Appends whose acknowledgement was there at the cut.
     pub acked_appends: u64,
+    /// Of those, the ones that were acknowledged before the mirror had confirmed them.
+    pub acked_ahead: u64,
     /// Their bytes.
     pub acked_bytes: u64,
     /// Appends whose acknowledgement came after the cut; they count nowhere else.
@@ -65,6 +68,11 @@ pub struct RunResult {
     pub risk_mean: f64,
     /// Bound that the acknowledgements put on losing any append at the cut.
     pub risk_of_any: f64,
+    /// Bound that they put on the number of appends lost at the cut, on average.
+    pub loss_allowance: f64,
+    /// Whether the packets of this mode met the loss of the link. Segments of a TCP connection do not in the relay form,
+    /// so this mode cannot be compared with the others.
+    pub meets_loss: bool,
     /// What a reader must know to trust the figures.
     pub notes: Vec<String>,
 }
@@ -78,6 +86,8 @@ pub struct ModeSummary {
     pub runs: u64,
     /// Appends acknowledged per disaster.
     pub acked_appends: Spread,
+    /// Of those, the ones that were acknowledged before the mirror had confirmed them.
+    pub acked_ahead: Spread,
     /// Bytes acknowledged per disaster.
     pub acked_bytes: Spread,
     /// Median of the acknowledgement latency, microseconds.
@@ -106,6 +116,8 @@ pub struct ModeSummary {
     pub risk_highest: f64,
     /// Mean prefix risk promised.
     pub risk_mean: f64,
+    /// Whether the packets of this mode met the loss of the link, in all disasters.
+    pub meets_loss: bool,
     /// Whether the losses refute the promises.
     pub promise: PromiseTest,
 }
@@ -117,6 +129,7 @@ pub const SCHEMA: &str = "parhelion-drill/1";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct AckFigures {
     pub appends: u64,
+    pub ahead: u64,
     pub bytes: u64,
     pub late: u64,
     pub latency: Latency,
@@ -125,11 +138,13 @@ pub(crate) struct AckFigures {
     pub risk_highest: f64,
     pub risk_mean: f64,
     pub risk_of_any: f64,
+    pub loss_allowance: f64,
 }
 
 impl AckFigures {
-    /// Only what was acknowledged at or before `cut_nanos` counts.
-    pub(crate) fn of(acks: &[Ack], cut_nanos: u64) -> Self {
+    /// Only what was acknowledged at or before `cut_nanos` counts. What had left before `clean_until_nanos` met no
+    /// loss.
+    pub(crate) fn of(acks: &[Ack], clean_until_nanos: u64, cut_nanos: u64) -> Self {
         let counted = || acks.iter().filter(|ack| ack.acked_nanos <= cut_nanos);
         let appends = counted().count() as u64;
         let first = counted().map(|ack| ack.sent_nanos).min().unwrap_or(cut_nanos);
@@ -142,8 +157,12 @@ impl AckFigures {
                 *entry = ack;
             }
         }
+        // What was on the wire before the first loss arrived whatever was promised; to count its risk would let any
+        // number of losses pass. The levels that promise nothing may still have it in a buffer.
+        let at_risk = |ack: &&Ack| ack.acked_nanos > clean_until_nanos || ack.reached < Durability::Network;
         Self {
             appends,
+            ahead: counted().filter(|ack| ack.reached < Durability::Remote).count() as u64,
             bytes: counted().map(|ack| u64::from(ack.length)).sum(),
             late: acks.len() as u64 - appends,
             latency: Latency::of_nanos(counted().map(Ack::latency_nanos)),
@@ -151,6 +170,8 @@ impl AckFigures {
             risk_highest: counted().map(|ack| ack.prefix_risk).fold(0.0, f64::max),
             risk_mean: if appends == 0 { 0.0 } else { risks / appends as f64 },
             risk_of_any: last.values().map(|ack| ack.prefix_risk).sum::<f64>().min(1.0),
+            // A lost append is one whose prefix is lost, so it is the prefix risks that add up.
+            loss_allowance: counted().filter(at_risk).map(|ack| ack.prefix_risk).sum(),
         }
     }
 }
@@ -222,12 +243,19 @@ impl ModeSummary {
         };
         let largest =
             |figure: &dyn Fn(&RunResult) -> f64| runs.iter().map(|run| figure(run)).fold(0.0, f64::max);
-        let outcomes: Vec<(f64, bool)> =
-            runs.iter().map(|run| (run.risk_of_any, run.lost.total > 0)).collect();
+        let outcomes: Vec<Outcome> = runs
+            .iter()
+            .map(|run| Outcome {
+                risk_of_any: run.risk_of_any,
+                allowance: run.loss_allowance,
+                lost: run.lost.total,
+            })
+            .collect();
         Self {
             mode,
             runs: runs.len() as u64,
             acked_appends: spread(&|run| run.acked_appends as f64),
+            acked_ahead: spread(&|run| run.acked_ahead as f64),
             acked_bytes: spread(&|run| run.acked_bytes as f64),
             ack_p50_micros: spread(&|run| run.ack_latency_micros.p50),
             ack_p99_micros: spread(&|run| run.ack_latency_micros.p99),
@@ -242,6 +270,7 @@ impl ModeSummary {
             altered: runs.iter().map(|run| run.altered).sum(),
             risk_highest: largest(&|run| run.risk_highest),
             risk_mean: spread(&|run| run.risk_mean).mean,
+            meets_loss: runs.iter().all(|run| run.meets_loss),
             promise: PromiseTest::of(&outcomes),
         }
     }
@@ -251,7 +280,9 @@ type Figure = fn(&ModeSummary) -> String;
 
 const ROWS: &[(&str, Figure)] = &[
     ("disasters", |row| row.runs.to_string()),
+    ("met the packet loss", |row| if row.meets_loss { "yes" } else { "NO: relay" }.to_owned()),
     ("appends acknowledged", |row| count(row.acked_appends)),
+    ("  ahead of the mirror", |row| count(row.acked_ahead)),
     ("bytes acknowledged, MB", |row| scaled(row.acked_bytes, 1e6)),
     ("ack latency p50, ms", |row| scaled(row.ack_p50_micros, 1e3)),
     ("ack latency p99, ms", |row| scaled(row.ack_p99_micros, 1e3)),
@@ -262,7 +293,6 @@ const ROWS: &[(&str, Figure)] = &[
     ("goodput, Mbit/s", |row| scaled(row.goodput_bits_per_second, 1e6)),
     ("wire bytes / acked bytes", |row| scaled(row.wire_overhead, 1.0)),
     ("acked appends lost per disaster", |row| count(row.lost_appends)),
-    ("acked appends lost in all", |row| row.lost.total.to_string()),
     ("  still in the sending host", |row| row.lost.in_host.to_string()),
     ("  lost on the wire", |row| row.lost.on_wire.to_string()),
     ("  blocked behind a gap", |row| row.lost.behind_gap.to_string()),
@@ -274,7 +304,12 @@ const ROWS: &[(&str, Figure)] = &[
     ("disasters with a loss", |row| {
         format!("{} (promised {})", row.promise.losses, number(row.promise.expected))
     }),
-    ("promise, 99 % one-sided", |row| if row.promise.refuted { "REFUTED" } else { "not refuted" }.to_owned()),
+    ("appends lost in all", |row| {
+        format!("{} (promised {})", row.promise.lost_appends, number(row.promise.expected_appends))
+    }),
+    ("promises, 99 % one-sided", |row| {
+        if row.promise.refuted { "REFUTED" } else { "not refuted" }.to_owned()
+    }),
 ];
 
 fn count(spread: Spread) -> String {
@@ -344,6 +379,7 @@ pub(crate) mod tests {
             repetition,
             seed: 1 + u64::from(repetition),
             acked_appends: 54_321,
+            acked_ahead: if mode.durability() == Durability::Remote { 0 } else { 54_000 },
             acked_bytes: 54_321 * 4096,
             acked_late: 3,
             ack_latency_micros: latency(ack),
@@ -364,6 +400,8 @@ pub(crate) mod tests {
             risk_highest: risk,
             risk_mean: risk / 2.0,
             risk_of_any: risk,
+            loss_allowance: risk * 1000.0,
+            meets_loss: true,
             notes: vec!["sample data".to_owned()],
         }
     }
@@ -382,13 +420,23 @@ pub(crate) mod tests {
         acks[5].prefix_risk = 0.25;
         acks[8].prefix_risk = 1.0;
         // Append 7 was acknowledged at 7.001 s, append 8 at 8.001 s.
-        let figures = AckFigures::of(&acks, 8_000_000_000);
+        let figures = AckFigures::of(&acks, 4_001_000_000, 8_000_000_000);
         assert_eq!((figures.appends, figures.late, figures.bytes), (8, 2, 8 * 4096));
         assert!((figures.seconds - 8.0).abs() < 1e-9);
         assert!((figures.risk_highest - 0.5).abs() < 1e-12);
         assert!((figures.risk_of_any - (0.25 + 1e-8)).abs() < 1e-12, "{}", figures.risk_of_any);
+        // Append 4 was acknowledged at 4.001 s, before the first loss; appends 5 to 7 after it.
+        assert!((figures.loss_allowance - (0.25 + 2e-8)).abs() < 1e-12, "{}", figures.loss_allowance);
+        assert_eq!(figures.ahead, 8);
+        acks[0].reached = Durability::Local;
+        acks[0].prefix_risk = 1.0;
+        acks[7].reached = Durability::Remote;
+        acks[7].prefix_risk = 0.0;
+        let figures = AckFigures::of(&acks, 4_001_000_000, 8_000_000_000);
+        assert!((figures.loss_allowance - (1.25 + 1e-8)).abs() < 1e-12, "{}", figures.loss_allowance);
+        assert_eq!(figures.ahead, 7);
         assert_eq!(figures.latency.count, 8);
-        assert_eq!(AckFigures::of(&[], 5).appends, 0);
+        assert_eq!(AckFigures::of(&[], 3, 5).appends, 0);
     }
 
     #[test]

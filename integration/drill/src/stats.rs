@@ -1,4 +1,4 @@
-//! The arithmetic of the report: spreads, latency distributions, and whether a promise was kept.
+//! The arithmetic of the report: spreads, latency distributions, and intervals.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -79,48 +79,6 @@ impl Latency {
     }
 }
 
-/// Whether losses refute the promised risks.
-///
-/// Every disaster is one trial: the promise that counts is the bound on the probability that *any*
-/// acknowledged append was lost in it. Appends of one disaster are not independent trials, for they share
-/// the link's fate.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PromiseTest {
-    /// Disasters.
-    pub trials: u64,
-    /// Disasters in which at least one acknowledged append was lost.
-    pub losses: u64,
-    /// Disasters with a loss that the promises allow for, on average.
-    pub expected: f64,
-    /// Probability of at least that many losses if the promises hold exactly.
-    pub p_value: f64,
-    /// Whether the promises are refuted at 99 % confidence, one-sided.
-    pub refuted: bool,
-}
-
-impl PromiseTest {
-    /// Tests `outcomes`: for each disaster the promised risk, and whether anything was lost.
-    ///
-    /// With equal promises this is the one-sided binomial test; with unequal ones the same tail of the
-    /// Poisson-binomial distribution, summed exactly.
-    #[must_use]
-    pub fn of(outcomes: &[(f64, bool)]) -> Self {
-        let promises: Vec<f64> = outcomes
-            .iter()
-            .map(|&(risk, _)| if risk.is_nan() { 1.0 } else { risk.clamp(0.0, 1.0) })
-            .collect();
-        let losses = outcomes.iter().filter(|(_, lost)| *lost).count();
-        let p_value = tail(&promises, losses);
-        Self {
-            trials: outcomes.len() as u64,
-            losses: losses as u64,
-            expected: promises.iter().sum(),
-            p_value,
-            refuted: p_value < SIGNIFICANCE,
-        }
-    }
-}
-
 /// Wilson's 99 % interval for the probability behind `hits` of `trials`: the error bar of a small sample.
 #[must_use]
 pub(crate) fn wilson(hits: u64, trials: u64) -> (f64, f64) {
@@ -136,31 +94,10 @@ pub(crate) fn wilson(hits: u64, trials: u64) -> (f64, f64) {
 }
 
 const HOUR_MICROS: u64 = 3_600_000_000;
-const SIGNIFICANCE: f64 = 0.01;
 /// Two-sided 99 % quantile of the normal distribution.
 const Z_99: f64 = 2.575_829_303_548_901;
 const QUANTILES: [f64; 17] =
     [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0];
-
-/// P(at least `losses` of independent events with these probabilities happen).
-fn tail(probabilities: &[f64], losses: usize) -> f64 {
-    if losses == 0 {
-        return 1.0;
-    }
-    // `below[k]` is P(exactly k so far) for k < losses; `above` is the rest, summed up as it arises, so
-    // that a tail of 1e-12 is not the rounding error of 1 - 0.999999999999.
-    let mut below = vec![0.0; losses];
-    below[0] = 1.0;
-    let mut above = 0.0;
-    for &p in probabilities {
-        above += below[losses - 1] * p;
-        for k in (1..losses).rev() {
-            below[k] = below[k] * (1.0 - p) + below[k - 1] * p;
-        }
-        below[0] *= 1.0 - p;
-    }
-    above.min(1.0)
-}
 
 #[cfg(test)]
 mod tests {
@@ -189,29 +126,6 @@ mod tests {
         assert_eq!(latency.quantiles.first().map(|point| point.1), Some(1.0));
         assert_eq!(latency.quantiles.last().map(|point| point.1), Some(1000.0));
         assert_eq!(Latency::of_nanos([]), Latency::default());
-    }
-
-    #[test]
-    fn equal_promises_give_the_binomial_tail() {
-        // P(X >= 3) for B(10, 0.1), from the textbook.
-        let outcomes: Vec<(f64, bool)> = (0..10).map(|trial| (0.1, trial < 3)).collect();
-        let test = PromiseTest::of(&outcomes);
-        assert!((test.p_value - 0.070_190_826_4).abs() < 1e-9, "{}", test.p_value);
-        assert!(!test.refuted);
-        assert!(near(test.expected, 1.0));
-        let outcomes: Vec<(f64, bool)> = (0..10).map(|trial| (0.1, trial < 5)).collect();
-        assert!(PromiseTest::of(&outcomes).refuted);
-    }
-
-    #[test]
-    fn small_promises_are_refuted_by_a_single_loss() {
-        let test = PromiseTest::of(&[(1e-6, false), (1e-7, true), (1e-12, false)]);
-        assert!((test.p_value / (1e-6 + 1e-7) - 1.0).abs() < 1e-4, "{}", test.p_value);
-        assert!(test.refuted);
-        assert_eq!(PromiseTest::of(&[(0.0, true)]).p_value, 0.0);
-        assert_eq!(PromiseTest::of(&[(0.0, false)]).p_value, 1.0);
-        assert!(!PromiseTest::of(&[(1.0, true), (f64::NAN, true)]).refuted);
-        assert!(!PromiseTest::of(&[]).refuted);
     }
 
     #[test]

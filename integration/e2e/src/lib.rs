@@ -1,7 +1,7 @@
 //! What end-to-end tests need: the real binary as nodes and as a tool, two sites, and a trace collector.
 //!
 //! Nothing of the product is built into the tests but its client library. [`Pair`] is a primary and a mirror,
-//! each a process of its own with its data in a temporary directory; [`Node`] is one of them, and can be killed,
+//! each a process of its own with its data in a temporary directory; [`Cluster`] is two sites of several processes; [`Node`] is one of them, and can be killed,
 //! stopped and started again; [`Tool`] runs a subcommand to its end; [`Collector`] receives OTLP.
 //!
 //! The tests are in `tests/e2e`. They run in the order of the test harness, at the same time, on 127.0.0.1:
@@ -14,19 +14,23 @@
 //! Everything here panics when it fails, with what the processes said: it has no caller but tests.
 
 mod binary;
+mod cluster;
 mod collector;
 mod node;
 mod pair;
 mod payload;
 mod ports;
+mod surroundings;
 mod tool;
 mod wait;
 
 pub use binary::binary;
+pub use cluster::{Cluster, Shape};
 pub use collector::{Collector, SeenSpan};
 pub use node::{LinkAddresses, Node, NodeSpec, Ready};
 pub use pair::{At, Pair, PairOptions, Site, client};
 pub use payload::{payload, request_id, seed};
 pub use ports::Ports;
+pub use surroundings::{Disk, Surroundings};
 pub use tool::{Outcome, Tool};
 pub use wait::{eventually, poll};

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use serde::Deserialize;
 
 use crate::binary::command;
-use crate::{Outcome, Tool};
+use crate::{Outcome, Surroundings, Tool};
 
 /// How a node is started; again and again, if a test says so.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct Ready {
     pub http: Option<SocketAddr>,
     /// Where a mirror listens for its primary.
     pub link: Option<LinkAddresses>,
+    /// Where a link node listens for the storage nodes of its site.
+    pub site: Option<SocketAddr>,
 }
 
 /// Addresses of a mirror's end of the link.
@@ -123,6 +125,17 @@ impl NodeSpec {
     /// # Panics
     /// It neither serves nor ends within half a minute.
     pub fn try_start(&self) -> Result<Node, Outcome> {
+        self.try_start_in(&Surroundings::default())
+    }
+
+    /// Starts a node, that may refuse to start, in surroundings of its own.
+    ///
+    /// # Errors
+    /// As [`NodeSpec::try_start`].
+    ///
+    /// # Panics
+    /// As [`NodeSpec::try_start`].
+    pub fn try_start_in(&self, around: &Surroundings) -> Result<Node, Outcome> {
         let log = self.log();
         let before = read_log(&log).len();
         let errors = OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
@@ -130,6 +143,7 @@ impl NodeSpec {
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         // A signal to the terminal's process group is for the test, and the test tells its nodes.
         command.process_group(0);
+        around.enter(&mut command);
         // SAFETY: between fork and exec only one system call is made, prctl, which is async-signal-safe.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::node::read_log;
-use crate::{Node, NodeSpec, Outcome, Ports, Tool, binary, poll};
+use crate::{Node, NodeSpec, Outcome, Ports, Surroundings, Tool, binary, poll};
 
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +32,9 @@ pub struct PairOptions {
     pub primary: Vec<(&'static str, String)>,
     /// Settings of the mirror.
     pub mirror: Vec<(&'static str, String)>,
-    /// Puts an emulated link of this one-way delay between the sites. Without it they are so close that the
-    /// mirror often confirms an append before its repairs are known to have left the site.
-    pub one_way: Option<Duration>,
+    /// Puts an emulated link, the same in both directions, between the sites. Without it they are so close that
+    /// the mirror often confirms an append before its repairs are known to have left the site.
+    pub line: Option<LinkConfig>,
 }
 
 /// A node that may be down, and how to start it.
@@ -44,6 +44,8 @@ pub struct Site {
     pub spec: NodeSpec,
     /// Where its API is, also after a restart.
     pub api: SocketAddr,
+    /// What it finds around itself when it is started.
+    pub around: Surroundings,
     node: Option<Node>,
 }
 
@@ -56,7 +58,8 @@ pub struct Pair {
     pub mirror: Site,
     /// The directory of certificates.
     pub pki: PathBuf,
-    _link: Option<Emulator>,
+    /// The emulated link, if there is one. The primary is at its side A.
+    pub line: Option<Emulator>,
     directory: TempDir,
 }
 
@@ -77,8 +80,14 @@ impl PairOptions {
 
     /// Puts the sites apart.
     #[must_use]
-    pub fn apart(mut self, one_way: Duration) -> Self {
-        self.one_way = Some(one_way);
+    pub fn apart(self, one_way: Duration) -> Self {
+        self.line(LinkConfig { delay: one_way, ..LinkConfig::default() })
+    }
+
+    /// Puts this line between the sites.
+    #[must_use]
+    pub fn line(mut self, line: LinkConfig) -> Self {
+        self.line = Some(line);
         self
     }
 
@@ -117,8 +126,8 @@ impl Pair {
         let pki = directory.path().join("pki");
         let _ = Tool::new(["pki", "init"].map(Path::new).into_iter().chain([pki.as_path()])).run().done();
         let (here, there) = (Ports::reserve(), Ports::reserve());
-        let link = options.one_way.map(|one_way| relay(one_way, &there));
-        let peers = match link.as_ref().map(Emulator::addresses) {
+        let line = options.line.map(|line| relay(line, &there));
+        let peers = match line.as_ref().map(Emulator::addresses) {
             Some(&[bulk, critical, tcp]) => [bulk, critical, tcp],
             _ => [there.bulk, there.critical, there.tcp],
         };
@@ -147,10 +156,10 @@ impl Pair {
             mirror = mirror.with(key, value);
         }
         Self {
-            primary: Site { spec: primary, api: here.api, node: None },
-            mirror: Site { spec: mirror, api: there.api, node: None },
+            primary: Site { spec: primary, api: here.api, around: Surroundings::default(), node: None },
+            mirror: Site { spec: mirror, api: there.api, around: Surroundings::default(), node: None },
             pki,
-            _link: link,
+            line,
             directory,
         }
     }
@@ -240,13 +249,28 @@ impl Pair {
 }
 
 impl Site {
+    /// A node that is down.
+    pub(crate) fn of(spec: NodeSpec, api: SocketAddr) -> Self {
+        Self { spec, api, around: Surroundings::default(), node: None }
+    }
+
     /// Starts it, or starts it again.
     ///
     /// # Panics
     /// It runs.
     pub fn start(&mut self) {
         assert!(self.node.is_none(), "{} runs already", self.spec.name);
-        self.node = Some(self.spec.start());
+        let started = self.try_start();
+        assert!(started.is_ok(), "{} ended before it served: {started:?}", self.spec.name);
+    }
+
+    /// Starts it, or starts it again, though it may refuse.
+    ///
+    /// # Errors
+    /// It ended before it served; tells how.
+    pub fn try_start(&mut self) -> Result<(), Outcome> {
+        self.node = Some(self.spec.try_start_in(&self.around)?);
+        Ok(())
     }
 
     /// The running node.
@@ -279,8 +303,8 @@ impl Site {
     }
 }
 
-/// A link without loss, in user space.
-fn relay(delay: Duration, mirror: &Ports) -> Emulator {
+/// A line in user space, which needs no privilege.
+fn relay(line: LinkConfig, mirror: &Ports) -> Emulator {
     let flow = |transport, target, class| RelayFlow {
         transport,
         from: Side::A,
@@ -293,10 +317,9 @@ fn relay(delay: Duration, mirror: &Ports) -> Emulator {
         flow(Transport::Udp, mirror.critical, Class::Expedited),
         flow(Transport::Tcp, mirror.tcp, Class::Bulk),
     ];
-    let link = LinkConfig { delay, ..LinkConfig::default() };
     let mut command = Command::new(binary());
     command.arg("wan-emulator");
-    Emulator::spawn_relay(command, &WanConfig::symmetric(1, link), &flows).expect("the emulator starts")
+    Emulator::spawn_relay(command, &WanConfig::symmetric(1, line), &flows).expect("the emulator starts")
 }
 
 /// Connects to a node that may still be starting.

@@ -207,6 +207,11 @@ pub fn run_emulator() -> Result<(), WanError> {
     let socket =
         stdin.as_fd().try_clone_to_owned().map_err(WanError::system("opening the control channel"))?;
     let mut control = ControlSocket::new(UnixStream::from(socket));
+    // The link stands for hardware, which does not wait for a processor that the sites keep busy. Only root may ask
+    // for that; threads inherit it.
+    if let Err(error) = rustix::process::nice(PRIORITY) {
+        tracing::debug!(%error, "the link emulator keeps its usual priority");
+    }
     let Some(start) = control.receive::<Start>()? else { return Ok(()) };
     let result = match start {
         Start::Packet { wan } => {
@@ -304,6 +309,9 @@ fn unexpected(reply: &Reply) -> WanError {
         reason: format!("unexpected answer {reply:?}: parent and emulator must be the same binary"),
     }
 }
+
+/// Added to the nice value of the emulator: near the highest there is.
+const PRIORITY: i32 = -15;
 
 /// How long the parent waits for an answer, on a machine under full load.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,29 +1,19 @@
 //! The receiving side: a window of symbols, and the repairs of blocks that lack some.
 
-use parhelion_plugin::{Cover, Decoder, RecoveredSink, RepairHead, SymbolError};
+use parhelion_plugin::{Cover, Decoder, Forgotten, RecoveredSink, RepairHead, SymbolError, Window};
 
 use crate::matrix::{ParityMatrix, Rows, add_product, divide, eliminate};
 
 /// Rebuilds a block as soon as it has as many repairs as it lacks source symbols.
 ///
 /// Invariants:
-/// - The symbols `floor..floor + window` have a place in the ring, at `id % window`; older ones are forgotten.
-///   The window moves forward only.
-/// - `member[id % window]` names the stored block of `id`, for each symbol of each stored block. A stored block lies
+/// - `member` names, at the place of `id` in the window, the stored block of `id`, for each symbol of each stored block. A stored block lies
 ///   in the window and lacks more symbols than it has repairs.
-/// - A rebuilt symbol is kept without the zeros at its end: its own length is not known.
 pub(crate) struct BlockDecoder {
     matrix: ParityMatrix,
     depth: u16,
     symbol_bytes: usize,
-    window: u64,
-    floor: u64,
-    started: bool,
-    /// Below it nothing is reported.
-    wanted: u64,
-    /// `symbol_bytes` for each place of the ring.
-    payloads: Vec<u8>,
-    lengths: Vec<usize>,
+    window: Window,
     member: Vec<u32>,
     blocks: Vec<Block>,
     free: Vec<u32>,
@@ -45,8 +35,6 @@ struct Block {
     bytes: usize,
 }
 
-/// In `lengths`: the symbol is not held.
-const ABSENT: usize = usize::MAX;
 /// In `member`: the symbol's block is not stored.
 const NOBODY: u32 = u32::MAX;
 
@@ -63,12 +51,7 @@ impl BlockDecoder {
             matrix,
             depth,
             symbol_bytes,
-            window: window as u64,
-            floor: 0,
-            started: false,
-            wanted: 0,
-            payloads: vec![0; window * symbol_bytes],
-            lengths: vec![ABSENT; window],
+            window: Window::new(window, symbol_bytes),
             member: vec![NOBODY; window],
             blocks: vec![nothing; capacity],
             free: (0..capacity as u32).rev().collect(),
@@ -78,52 +61,29 @@ impl BlockDecoder {
         }
     }
 
-    fn at(&self, id: u64) -> usize {
-        // The window is a power of two.
-        (id & (self.window - 1)) as usize
-    }
-
-    fn held(&self, id: u64) -> bool {
-        self.lengths[self.at(id)] != ABSENT
-    }
-
-    fn symbol(&self, id: u64) -> &[u8] {
-        let at = self.at(id);
-        &self.payloads[at * self.symbol_bytes..][..self.lengths[at]]
-    }
-
-    /// Moves the window so that it holds `id`, and forgets what falls out of it.
+    /// Moves the window so that it holds `id`, and forgets the blocks of what falls out of it.
     fn reach(&mut self, id: u64) {
-        if !self.started {
-            // Half a window is left for symbols that the first one overtook.
-            self.started = true;
-            self.floor = id.saturating_sub(self.window / 2);
-        }
-        if id < self.floor || id - self.floor < self.window {
-            return;
-        }
-        let floor = id - (self.window - 1);
-        if floor - self.floor >= self.window {
-            self.lengths.fill(ABSENT);
-            self.member.fill(NOBODY);
-            self.free.clear();
-            self.free.extend((0..self.blocks.len() as u32).rev());
-        } else {
-            for gone in self.floor..floor {
-                let at = self.at(gone);
-                if self.member[at] != NOBODY {
-                    self.remove(self.member[at]);
+        match self.window.reach(id) {
+            Forgotten::All => {
+                self.member.fill(NOBODY);
+                self.free.clear();
+                self.free.extend((0..self.blocks.len() as u32).rev());
+            }
+            Forgotten::Ids(gone) => {
+                for id in gone {
+                    let block = self.member[self.window.place(id)];
+                    if block != NOBODY {
+                        self.remove(block);
+                    }
                 }
-                self.lengths[at] = ABSENT;
             }
         }
-        self.floor = floor;
     }
 
     /// Forgets the repairs of a block.
     fn remove(&mut self, block: u32) {
         for id in self.blocks[block as usize].cover.ids() {
-            let at = self.at(id);
+            let at = self.window.place(id);
             self.member[at] = NOBODY;
         }
         self.free.push(block);
@@ -131,11 +91,11 @@ impl BlockDecoder {
 
     /// The stored block with this cover; a new one if its symbols are in none. None where they are in another.
     fn block(&mut self, cover: Cover, bytes: usize) -> Option<u32> {
-        let first = self.member[self.at(cover.first)];
+        let first = self.member[self.window.place(cover.first)];
         if first != NOBODY {
             return Some(first).filter(|&block| self.blocks[block as usize].cover == cover);
         }
-        if cover.ids().any(|id| self.member[self.at(id)] != NOBODY) {
+        if cover.ids().any(|id| self.member[self.window.place(id)] != NOBODY) {
             return None;
         }
         if self.free.is_empty() {
@@ -145,10 +105,10 @@ impl BlockDecoder {
             self.remove(oldest?);
         }
         let block = self.free.pop()?;
-        let missing = cover.ids().filter(|&id| !self.held(id)).count() as u32;
+        let missing = cover.ids().filter(|&id| !self.window.holds(id)).count() as u32;
         self.blocks[block as usize] = Block { cover, present: 0, missing, bytes };
         for id in cover.ids() {
-            let at = self.at(id);
+            let at = self.window.place(id);
             self.member[at] = block;
         }
         Some(block)
@@ -172,13 +132,12 @@ impl BlockDecoder {
             let mut column = 0;
             for (symbol, id) in cover.ids().enumerate() {
                 let factor = self.matrix.at(row, symbol);
-                let at = (id & (self.window - 1)) as usize;
-                if self.lengths[at] == ABSENT {
+                if !self.window.holds(id) {
                     self.system[n * e + column] = factor;
                     column += 1;
                 } else {
                     let sum = &mut self.repairs[self.rows[n] * self.symbol_bytes..][..bytes];
-                    add_product(sum, factor, &self.payloads[at * self.symbol_bytes..][..self.lengths[at]]);
+                    add_product(sum, factor, self.window.symbol(id));
                 }
             }
         }
@@ -187,17 +146,15 @@ impl BlockDecoder {
         if eliminate(&mut self.system[..e * e], e, &mut rows) {
             let mut column = 0;
             for id in cover.ids() {
-                let at = (id & (self.window - 1)) as usize;
-                if self.lengths[at] != ABSENT {
+                if self.window.holds(id) {
                     continue;
                 }
-                let payload = &mut self.payloads[at * self.symbol_bytes..][..bytes];
-                divide(rows.get(column), self.system[column * e + column], payload);
-                column += 1;
-                if id >= self.wanted {
+                let pivot = self.system[column * e + column];
+                let write = |payload: &mut [u8]| divide(rows.get(column), pivot, payload);
+                if let Some(payload) = self.window.rebuild(id, bytes, write) {
                     out.recovered(id, payload);
                 }
-                self.lengths[at] = payload.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+                column += 1;
             }
         }
         self.remove(block);
@@ -217,12 +174,10 @@ impl BlockDecoder {
 impl Decoder for BlockDecoder {
     fn source(&mut self, id: u64, payload: &[u8], out: &mut dyn RecoveredSink) {
         self.reach(id);
-        if id < self.floor || payload.len() > self.symbol_bytes || self.held(id) {
+        if !self.window.keep(id, payload) {
             return;
         }
-        let at = self.at(id);
-        self.payloads[at * self.symbol_bytes..][..payload.len()].copy_from_slice(payload);
-        self.lengths[at] = payload.len();
+        let at = self.window.place(id);
         let block = self.member[at];
         if block == NOBODY {
             return;
@@ -245,27 +200,18 @@ impl Decoder for BlockDecoder {
         payload: &[u8],
         out: &mut dyn RecoveredSink,
     ) -> Result<(), SymbolError> {
-        if payload.is_empty() || payload.len() > self.symbol_bytes {
-            return Err(SymbolError::Length { bytes: payload.len(), max: self.symbol_bytes });
-        }
+        self.window.check_length(payload)?;
         if !self.fits(head) {
             return Err(SymbolError::Head(head));
         }
         let cover = head.cover;
-        if cover.last() < self.floor.max(self.wanted) {
+        if self.window.is_past(cover) {
             return Ok(());
         }
         // The block may end ahead of the window when everything since was lost.
         self.reach(cover.last());
-        if cover.first < self.floor {
-            return Err(SymbolError::Window(head));
-        }
-        let longest =
-            cover.ids().filter(|&id| self.held(id)).map(|id| self.symbol(id).len()).max().unwrap_or(0);
-        if longest > payload.len() {
-            return Err(SymbolError::Inconsistent { bytes: payload.len(), group: longest });
-        }
-        if cover.ids().all(|id| self.held(id)) {
+        self.window.check_group(head, payload)?;
+        if cover.ids().all(|id| self.window.holds(id)) {
             return Ok(());
         }
         let Some(block) = self.block(cover, payload.len()) else { return Err(SymbolError::Head(head)) };
@@ -284,6 +230,6 @@ impl Decoder for BlockDecoder {
     }
 
     fn expire(&mut self, id: u64) {
-        self.wanted = self.wanted.max(id);
+        self.window.expire(id);
     }
 }

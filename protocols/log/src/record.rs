@@ -142,7 +142,7 @@ impl RecordHeader {
         LogAddress { offset: self.address.offset.saturating_add(self.stored_bytes()), ..self.address }
     }
 
-    /// Reads and checks a header; says nothing of the payload.
+    /// Reads and checks a header; says nothing of the payload. Number, segment and epoch have successors.
     ///
     /// # Errors
     /// Short, foreign, of another version, damaged, or with a field that no writer writes.
@@ -174,6 +174,15 @@ impl RecordHeader {
         }
         if length as usize > APPEND_BYTES_MAX {
             return Err(RecordError::Field("length"));
+        }
+        // The largest value of each leaves no room for a successor: who holds a header may add one to any.
+        let exhausted = [
+            ("number", number == u64::MAX),
+            ("segment", address.segment.0 == u32::MAX),
+            ("epoch", epoch.0 == u32::MAX),
+        ];
+        if let Some((field, _)) = exhausted.into_iter().find(|(_, is_exhausted)| *is_exhausted) {
+            return Err(RecordError::Field(field));
         }
         let trace = TraceContext { trace, span, sampled: flags == SAMPLED };
         Ok(Self {

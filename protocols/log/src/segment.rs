@@ -49,6 +49,9 @@ pub enum SegmentError {
     /// The header was changed.
     #[error("checksum of the segment header does not match")]
     Checksum,
+    /// A field that no writer writes: the largest number or segment has no successor.
+    #[error("segment header field {0} is invalid")]
+    Field(&'static str),
 }
 
 impl SegmentHeader {
@@ -72,7 +75,7 @@ impl SegmentHeader {
     /// Reads a header.
     ///
     /// # Errors
-    /// Short, foreign, of another version, or damaged.
+    /// Short, foreign, of another version, damaged, or with a field that no writer writes.
     pub fn parse(bytes: &[u8]) -> Result<Self, SegmentError> {
         let bytes = bytes.get(..SEGMENT_HEADER_BYTES as usize).ok_or(SegmentError::Short(bytes.len()))?;
         let mut reader = Reader::new(bytes);
@@ -93,6 +96,12 @@ impl SegmentHeader {
         if reader.u32() != crc32c(&bytes[..CHECKSUM_AT]) {
             return Err(SegmentError::Checksum);
         }
+        if header.segment.0 == u32::MAX {
+            return Err(SegmentError::Field("segment"));
+        }
+        if header.first_number == u64::MAX {
+            return Err(SegmentError::Field("first record number"));
+        }
         Ok(header)
     }
 }
@@ -100,6 +109,18 @@ impl SegmentHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_without_a_successor_are_refused() {
+        let header = SegmentHeader { log: LogId(1), segment: SegmentId(2), first_number: 3, chain: 4 };
+        for crafted in [
+            SegmentHeader { segment: SegmentId(u32::MAX), ..header },
+            SegmentHeader { first_number: u64::MAX, ..header },
+        ] {
+            let parsed = SegmentHeader::parse(&crafted.to_bytes());
+            assert!(matches!(parsed, Err(SegmentError::Field(_))), "{parsed:?}");
+        }
+    }
 
     #[test]
     fn the_layout_is_frozen() {

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use parhelion_log::{
-    Record, RecordFields, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, Scan, ScanEnd, SegmentHeader, Tail,
+    Record, RecordError, RecordFields, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, Scan, ScanEnd,
+    SegmentHeader, Tail,
 };
 use parhelion_types::{Durability, Epoch, LogAddress, LogId, RequestId, SegmentId, SourceTime, TraceContext};
 use proptest::prelude::*;
@@ -147,6 +148,35 @@ fn a_recycled_file_shows_nothing_of_its_past() {
     let (found, _, end) = scan(&bytes);
     assert_eq!(found, [first]);
     assert_eq!(end, ScanEnd::Clean);
+}
+
+/// A record whose header says something that no writer says, under a checksum that fits.
+fn crafted(record: &Record, at: usize, field: &[u8]) -> Vec<u8> {
+    let mut bytes = record.bytes().to_vec();
+    bytes[at..at + field.len()].copy_from_slice(field);
+    let checksum = parhelion_wire::crc32c(&bytes[..96]);
+    bytes[96..100].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn fields_without_a_successor_are_refused() {
+    let (mut segment, records, _) = segment(&[100, 200, 300]);
+    let end = records[2].header.next_address().offset as usize;
+    for (field, at, value) in
+        [("number", 24, &[0xff; 8][..]), ("segment", 12, &[0xff; 4]), ("epoch", 40, &[0xff; 4])]
+    {
+        let bytes = crafted(&records[1], at, value);
+        assert_eq!(Record::parse(Bytes::from(bytes.clone())), Err(RecordError::Field(field)));
+        // Wherever a scan meets it: it is no record, and nothing overflows.
+        let at = records[1].header.address.offset as usize;
+        segment[at..at + bytes.len()].copy_from_slice(&bytes);
+        assert_eq!(scan(&segment).0, records[..1], "{field}");
+        segment[at..at + bytes.len()].copy_from_slice(&records[1].bytes());
+        segment.resize(end + bytes.len() + 8, 0);
+        segment[end..end + bytes.len()].copy_from_slice(&bytes);
+        assert_eq!(scan(&segment).0, records, "{field}");
+    }
 }
 
 proptest! {

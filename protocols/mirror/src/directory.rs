@@ -9,6 +9,7 @@ use parhelion_types::{Error, LogId, RequestId};
 #[derive(Debug, Default)]
 pub struct Directory {
     by_name: BTreeMap<String, Entry>,
+    names: BTreeMap<LogId, String>,
     next: u32,
 }
 
@@ -44,10 +45,19 @@ impl From<DirectoryError> for Error {
 }
 
 impl Directory {
-    /// Learns of a log that exists: from disk, or from the primary.
+    /// Learns of a log that exists: from disk, or from the primary. One whose name is not known, because its
+    /// creation is damaged, keeps its number and takes no name. A number has one name: the one learned last.
     pub fn learn(&mut self, log: LogId, name: &str, request: RequestId) {
-        self.by_name.insert(name.to_owned(), Entry { log, request });
-        self.next = self.next.max(log.0 + 1);
+        self.next = self.next.max(log.0.saturating_add(1));
+        if let Some(former) = self.names.remove(&log)
+            && self.by_name.get(&former).is_some_and(|entry| entry.log == log)
+        {
+            self.by_name.remove(&former);
+        }
+        if !name.is_empty() {
+            self.names.insert(log, name.to_owned());
+            self.by_name.insert(name.to_owned(), Entry { log, request });
+        }
     }
 
     /// Chooses the number of a new log. A repeated request gets the number it got before.
@@ -65,7 +75,8 @@ impl Directory {
                 Err(DirectoryError::Exists { name: name.to_owned(), log: entry.log })
             };
         }
-        if self.by_name.len() >= LOGS_MAX {
+        // Numbers are never used again, and the last of them has no successor.
+        if self.by_name.len() >= LOGS_MAX || self.next == u32::MAX {
             return Err(DirectoryError::Full);
         }
         let log = LogId(self.next);
@@ -75,7 +86,9 @@ impl Directory {
 
     /// Gives the name back: the log could not be created. Its number is not used again.
     pub fn forget(&mut self, name: &str) {
-        self.by_name.remove(name);
+        if let Some(entry) = self.by_name.remove(name) {
+            self.names.remove(&entry.log);
+        }
     }
 
     /// How many logs there are.
@@ -109,8 +122,19 @@ mod tests {
         assert!(directory.create("old", RequestId::NONE).is_err());
         directory.forget("new");
         assert_eq!(directory.create("new", RequestId(3)), Ok((LogId(8), true)));
+        directory.learn(LogId(20), "", RequestId::NONE);
+        assert_eq!(directory.create("behind a log without a name", RequestId(4)), Ok((LogId(21), true)));
+        directory.learn(LogId(21), "renamed", RequestId(5));
+        assert_eq!(directory.create("behind a log without a name", RequestId(6)), Ok((LogId(22), true)));
         for bad in ["", "a\nb", &"x".repeat(256)] {
             assert!(matches!(directory.create(bad, RequestId(9)), Err(DirectoryError::Name(_))));
         }
+    }
+
+    #[test]
+    fn the_last_number_is_never_given() {
+        let mut directory = Directory::default();
+        directory.learn(LogId(u32::MAX), "crafted", RequestId::NONE);
+        assert_eq!(directory.create("orders", RequestId(1)), Err(DirectoryError::Full));
     }
 }

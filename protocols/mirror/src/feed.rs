@@ -9,6 +9,9 @@ use parhelion_types::LogAddress;
 pub(crate) enum Feed {
     /// No session: nothing is sent.
     Off,
+    /// The mirror cannot take the log in this session. Appends are announced all the same, so that none is
+    /// lost unnamed.
+    Refused,
     /// Every record is sent as it is appended.
     Live,
     /// The mirror is behind, or the link's buffer was full: records come from the log.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime,
+    Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
     TraceContext,
 };
 use parhelion_wire::Announcement;
@@ -269,6 +269,17 @@ pub enum Event {
         /// Records here.
         here: u64,
     },
+    /// The mirror cannot take the log: it is damaged there, or cannot be written. Its status says why. No
+    /// other log suffers.
+    Refused {
+        /// The log.
+        log: LogId,
+    },
+    /// The mirror has a log that this site never had, or lost. Its number is not given to another.
+    Unknown {
+        /// The log.
+        log: LogId,
+    },
     /// The log cannot be read to feed the mirror.
     BacklogFailed {
         /// The log.
@@ -293,6 +304,11 @@ pub struct PrimaryLog {
     pub active: ActiveMap,
     /// Requests to remember: id, record number, address.
     pub requests: Vec<(RequestId, u64, LogAddress)>,
+    /// When its newest record was accepted; zero where no record was looked at.
+    pub newest: SourceTime,
+    /// Why it takes no records: it is damaged behind its tail, or cannot be written. What is whole is served
+    /// and mirrored all the same.
+    pub refusal: Option<Error>,
 }
 
 /// State of a log for people.
@@ -316,12 +332,15 @@ pub struct LogStatus {
     pub end: LogAddress,
     /// Bytes that the mirror lacks, headers and unused segment ends included.
     pub lag_bytes: u64,
-    /// Acceptance time of the oldest record that the mirror lacks.
-    pub oldest_unmirrored: Option<SourceTime>,
+    /// When the oldest record that the mirror lacks was accepted, if this process did. Not wall time, which
+    /// may be set back.
+    pub oldest_unmirrored: Option<Time>,
     /// Appends that wait for their acknowledgement.
     pub waiting: usize,
     /// Appends freed.
     pub freed: u64,
-    /// `off`, `live` or `catching up`.
+    /// `off`, `live`, `catching up`, or `refused` by the mirror.
     pub feed: &'static str,
+    /// Why it takes no records, if it does not.
+    pub refusal: Option<Error>,
 }

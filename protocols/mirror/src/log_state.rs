@@ -5,9 +5,7 @@ use std::collections::VecDeque;
 use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_plugin::Structure;
 use parhelion_risk::{CodeGeneration, Ledger, Progress, WireState};
-use parhelion_types::{
-    Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, SourceTime, Time,
-};
+use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, Time};
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
@@ -39,8 +37,10 @@ pub(crate) struct LogState {
     /// Answers that wait for durability alone: creations and frees.
     pub waiting_durable: VecDeque<(u64, Token, Reply)>,
     pub pending: VecDeque<Pending>,
-    pub lag_samples: VecDeque<(u64, SourceTime)>,
+    pub lag_samples: VecDeque<(u64, Time)>,
     pub refusal: Option<Error>,
+    /// Whether it took no records from the start: behind its tail there may be more, at this site too.
+    pub is_damaged: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,6 +69,7 @@ impl LogState {
             pending: VecDeque::new(),
             lag_samples: VecDeque::new(),
             refusal: None,
+            is_damaged: false,
         }
     }
 
@@ -107,19 +108,15 @@ impl LogState {
         });
         let here = self.tail.next_number();
         if epoch > self.tail.epoch().0 {
-            let error = Error::new(
-                ErrorKind::Fenced,
-                format!(
-                    "log {id} was promoted at the other site under epoch {epoch} and this site has epoch {}; \
-                     append there",
-                    self.tail.epoch()
-                ),
-            );
-            for pending in self.pending.drain(..) {
-                effects.push(Effect::Reply { token: pending.token, reply: Err(error.clone()) });
-            }
-            self.refusal = Some(error);
-            effects.push(Effect::Event(Event::Fenced { log: id, epoch }));
+            self.fence(id, epoch, effects);
+            return None;
+        }
+        if mark.is_some_and(LogMarkV1::is_refused) {
+            self.refused_by_mirror(id, effects);
+            return None;
+        }
+        if self.is_damaged {
+            self.join_damaged(records, address);
             return None;
         }
         let common = self.recovered.map_or(here, |recovered| recovered.next_number());
@@ -144,10 +141,59 @@ impl LogState {
         None
     }
 
+    /// The other site was promoted: takes no records any more, and feeds it none. Returns the bytes that count
+    /// as unconfirmed no more.
+    pub fn fence(&mut self, id: LogId, epoch: u32, effects: &mut Vec<Effect>) -> usize {
+        let error = Error::new(
+            ErrorKind::Fenced,
+            format!(
+                "log {id} was promoted at the other site under epoch {epoch} and this site has epoch {}; append \
+                 there",
+                self.tail.epoch()
+            ),
+        );
+        for pending in self.pending.drain(..) {
+            effects.push(Effect::Reply { token: pending.token, reply: Err(error.clone()) });
+        }
+        if self.refusal.as_ref().is_none_or(|refusal| refusal.kind() != ErrorKind::Fenced) {
+            effects.push(Effect::Event(Event::Fenced { log: id, epoch }));
+        }
+        self.refusal = Some(error);
+        self.feed = Feed::Off;
+        self.in_flight.clear()
+    }
+
+    /// Joins a session although the log is damaged here: what is whole is fed. That the mirror has more is
+    /// no reason to cut it back: it has what was lost here.
+    fn join_damaged(&mut self, records: u64, address: LogAddress) {
+        let here = self.tail.next_number();
+        self.recovered = None;
+        self.announced = here;
+        self.announcing_from = here;
+        if records < here {
+            self.mirrored = LogMark { records, address };
+            self.feed = Feed::CatchUp { number: records, address, reading: false };
+        } else {
+            self.mirrored = LogMark { records: here, address: self.tail.next_address() };
+            self.feed = Feed::Off;
+        }
+    }
+
+    /// Feeds the log no more in this session; returns the bytes that count as unconfirmed no more.
+    pub fn refused_by_mirror(&mut self, id: LogId, effects: &mut Vec<Effect>) -> usize {
+        if self.feed != Feed::Refused {
+            self.feed = Feed::Refused;
+            effects.push(Effect::Event(Event::Refused { log: id }));
+        }
+        self.in_flight.clear()
+    }
+
     /// Where to cut the mirror's log back to, if what it has beyond that can have been in flight when this
     /// site died.
     fn rewind(&self, address: LogAddress, segment_bytes: u32, in_flight_bytes_max: usize) -> Option<Tail> {
-        let tail = self.recovered?;
+        // Nothing that this process created was ever sent before it was durable: a mirror that has something
+        // under the number of a log without records has another log.
+        let tail = self.recovered.filter(|tail| tail.next_number() > 0)?;
         let here = position(tail.next_address(), segment_bytes);
         // Segment ends that records did not fill count too; one segment allows for them.
         let plausible = in_flight_bytes_max as u64 + u64::from(segment_bytes);
@@ -176,7 +222,11 @@ impl LogState {
     ) -> (Progress, Option<WireState>) {
         let number = self.pending[at].number;
         let mirrored = number < self.mirrored.records;
-        let risks = ledger.risk(RecordKey { log: id, number });
+        // What was sent of a log that the mirror refuses is lost with this site, whatever covers it.
+        let risks = match self.feed {
+            Feed::Refused => None,
+            _ => ledger.risk(RecordKey { log: id, number }),
+        };
         let (own, prefix) = match risks {
             _ if mirrored => (Risk::NONE, Risk::NONE),
             Some(risks) => (risks.own, risks.prefix),
@@ -268,9 +318,11 @@ impl LogState {
             freed: self.active.freed(),
             feed: match self.feed {
                 Feed::Off => "off",
+                Feed::Refused => "refused",
                 Feed::Live => "live",
                 Feed::CatchUp { .. } => "catching up",
             },
+            refusal: self.refusal.clone(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The primary: from an append to its acknowledgement.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
 use parhelion_plugin::Structure;
@@ -25,7 +26,7 @@ use crate::requests::Stored;
 const BACKLOG_READ_BYTES_MAX: usize = 4 << 20;
 
 /// Spacing of the samples from which the lag in seconds is read.
-const LAG_SAMPLE_MICROS: u64 = 100_000;
+const LAG_SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Samples kept; a longer outage is reported as at least this long.
 const LAG_SAMPLES_MAX: usize = 65_536;
@@ -38,6 +39,8 @@ const LAG_SAMPLES_MAX: usize = 65_536;
 pub struct Primary {
     config: PrimaryConfig,
     logs: BTreeMap<LogId, LogState>,
+    /// Logs that the mirror has and this site does not, as of the newest session.
+    unknown: BTreeSet<LogId>,
     ledger: Ledger,
     pricer: Pricer,
     code: Arc<str>,
@@ -54,6 +57,7 @@ impl Primary {
         let mut primary = Self {
             config,
             logs: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             ledger: Ledger::new(),
             pricer,
             code: "none".into(),
@@ -66,6 +70,8 @@ impl Primary {
                 LogState::new(recovered.name, recovered.degrade, recovered.tail, primary.config.requests_max);
             let log = primary.logs.entry(recovered.log).or_insert(log);
             log.active = recovered.active;
+            log.is_damaged = recovered.refusal.is_some();
+            log.refusal = recovered.refusal;
             for (request, number, address) in recovered.requests {
                 log.requests.insert(request, Stored { number, address });
             }
@@ -96,6 +102,12 @@ impl Primary {
         self.unconfirmed_bytes
     }
 
+    /// The code in force, with its version and parameters; the last one while no session is up.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Whether a session with the mirror is up.
     #[must_use]
     pub fn is_linked(&self) -> bool {
@@ -112,10 +124,10 @@ impl Primary {
     pub fn step(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
         match input {
             Input::Create { token, log, name, degrade, request, time } => {
-                self.create(token, log, name, degrade, (request, time), effects);
+                self.create(now, token, log, name, degrade, (request, time), effects);
             }
             Input::Append(append) => self.append(now, append, effects),
-            Input::Free { token, log, freed, time } => self.free(token, log, freed, time, effects),
+            Input::Free { token, log, freed, time } => self.free(now, token, log, freed, time, effects),
             Input::Durable { log, records } => self.durable(now, log, records, effects),
             Input::WriteFailed { log, reason } => self.write_failed(log, &reason, effects),
             Input::LinkUp { marks, structure, code } => self.link_up(now, &marks, structure, &code, effects),
@@ -137,8 +149,10 @@ impl Primary {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one input, and when it came")]
     fn create(
         &mut self,
+        now: Time,
         token: Token,
         id: LogId,
         name: String,
@@ -150,8 +164,13 @@ impl Primary {
             effects.push(Effect::Reply { token, reply: Err(fenced) });
             return;
         }
-        if self.logs.contains_key(&id) {
-            effects.push(Effect::Reply { token, reply: Ok(Reply::Created(id)) });
+        if let Some(log) = self.logs.get(&id) {
+            let reply = if log.name == name { Ok(Reply::Created(id)) } else { Err(number_taken(id, &name)) };
+            effects.push(Effect::Reply { token, reply });
+            return;
+        }
+        if self.unknown.contains(&id) {
+            effects.push(Effect::Reply { token, reply: Err(number_taken(id, &name)) });
             return;
         }
         let payload = CreatePayload { degrade, name: name.clone() }.to_bytes();
@@ -160,11 +179,14 @@ impl Primary {
         let mut log = LogState::new(name, degrade, tail, self.config.requests_max);
         if self.is_linked() {
             log.recovered = None;
-            log.feed = Feed::Live;
+            // Its creation is sent when it is durable, and not before: were it sent and then lost here in a
+            // crash, the number would be given to another log, and the mirror could not tell the two apart.
+            log.feed = Feed::CatchUp { number: 0, address: Tail::first_address(), reading: false };
+            log.announcing_from = 1;
         }
         self.logs.insert(id, log);
         let fields = RecordFields { kind: RecordKind::Create, request, time, ..RecordFields::default() };
-        let number = self.place(id, fields, &payload, effects);
+        let number = self.place(now, id, fields, &payload, effects);
         self.answer_when_durable(id, number, token, Reply::Created(id));
     }
 
@@ -176,6 +198,7 @@ impl Primary {
 
     fn free(
         &mut self,
+        now: Time,
         token: Token,
         id: LogId,
         (number, address): (u64, LogAddress),
@@ -191,7 +214,7 @@ impl Primary {
         }
         let payload = FreePayload { appends: vec![(number, address)] }.to_bytes();
         let fields = RecordFields { kind: RecordKind::Free, time, ..RecordFields::default() };
-        let number = self.place(id, fields, &payload, effects);
+        let number = self.place(now, id, fields, &payload, effects);
         self.answer_when_durable(id, number, token, Reply::Freed);
     }
 
@@ -214,7 +237,7 @@ impl Primary {
                     time: append.time,
                     durability,
                 };
-                self.place(id, fields, &append.payload, effects)
+                self.place(now, id, fields, &append.payload, effects)
             }
         };
         let deadline = now + append.deadline.unwrap_or(self.config.deadline);
@@ -250,19 +273,26 @@ impl Primary {
     }
 
     /// Assigns the next address, stores the record and starts it on its way; returns its number.
-    fn place(&mut self, id: LogId, fields: RecordFields, payload: &[u8], effects: &mut Vec<Effect>) -> u64 {
-        let linked = self.is_linked();
+    fn place(
+        &mut self,
+        now: Time,
+        id: LogId,
+        fields: RecordFields,
+        payload: &[u8],
+        effects: &mut Vec<Effect>,
+    ) -> u64 {
+        // A creation is announced when it is sent: nobody was told of one that is not durable.
+        let announced = self.is_linked() && fields.kind != RecordKind::Create;
         let log = self.logs.get_mut(&id).expect("the caller has found the log");
-        let time = fields.time;
         let (record, opens_segment) = log.tail.place(fields, payload, self.config.segment_bytes);
         let number = record.header.number;
-        if log.lag_samples.back().is_none_or(|(_, at)| time.0 >= at.0 + LAG_SAMPLE_MICROS)
+        if log.lag_samples.back().is_none_or(|&(_, at)| now >= at + LAG_SAMPLE_INTERVAL)
             && log.lag_samples.len() < LAG_SAMPLES_MAX
         {
-            log.lag_samples.push_back((number, time));
+            log.lag_samples.push_back((number, now));
         }
         effects.push(Effect::Write { record: record.clone(), opens_segment });
-        if linked {
+        if announced {
             effects.push(announce(&record));
             if log.feed == Feed::Live {
                 if self.unconfirmed_bytes + record.bytes().len() <= self.config.link_buffer_bytes_max {
@@ -337,6 +367,9 @@ impl Primary {
         self.session += 1;
         self.code = code.into();
         self.pricer.set_structure(structure);
+        let theirs = marks.iter().filter(|mark| mark.records > 0).map(|mark| LogId(mark.log));
+        self.unknown = theirs.filter(|log| !self.logs.contains_key(log)).collect();
+        effects.extend(self.unknown.iter().map(|&log| Effect::Event(Event::Unknown { log })));
         let mut rewinds = Vec::new();
         for (&id, log) in &mut self.logs {
             let mark = marks.iter().find(|mark| mark.log == id.0);
@@ -403,6 +436,16 @@ impl Primary {
         for mark in marks {
             let id = LogId(mark.log);
             let Some(log) = self.logs.get_mut(&id) else { continue };
+            if mark.epoch > log.tail.epoch().0 {
+                // Promoted while the session lasts.
+                self.unconfirmed_bytes -= log.fence(id, mark.epoch, effects);
+                continue;
+            }
+            if mark.is_refused() {
+                self.unconfirmed_bytes -= log.refused_by_mirror(id, effects);
+                self.settle(now, id, effects);
+                continue;
+            }
             if mark.records > log.mirrored.records && mark.records <= log.tail.next_number() {
                 log.mirrored =
                     LogMark { records: mark.records, address: LogAddress::new(mark.segment, mark.offset) };
@@ -613,8 +656,16 @@ fn runs<T, K: PartialEq>(items: &[T], key: impl Fn(&T) -> K) -> impl Iterator<It
     items.chunk_by(move |a, b| key(a) == key(b))
 }
 
+fn number_taken(id: LogId, name: &str) -> Error {
+    Error::unavailable(format!(
+        "log {name:?} was given number {id}, which another log has; it was not created: retry, and it gets another"
+    ))
+}
+
 fn unknown_log(id: LogId) -> Error {
-    Error::invalid(format!("log {id} does not exist at this site; `parhelion log list` shows those that do"))
+    Error::not_found(format!(
+        "log {id} does not exist at this site; `parhelion log list` shows those that do"
+    ))
 }
 
 fn freed_already(id: LogId, address: LogAddress) -> Error {

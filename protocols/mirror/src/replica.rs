@@ -47,6 +47,13 @@ pub enum ReplicaInput {
     },
     /// The primary lost records in a crash that are here: cut them off.
     Rewind(Vec<LogTailV1>),
+    /// The stored log was cut back, and this is what the store found then.
+    Rewound {
+        /// The log.
+        log: LogId,
+        /// Which appends are freed: those that a cut-off record freed are not.
+        active: ActiveMap,
+    },
     /// The operator promotes this site.
     Promote {
         /// Whom to answer.
@@ -138,6 +145,17 @@ pub enum ReplicaEvent {
     },
 }
 
+/// Why a log is not applied any more. The primary is told, by [`LogMarkV1::REFUSED`], and feeds the others.
+#[derive(Clone, Debug)]
+enum Refusal {
+    /// The store found it so: behind the tail there may be more.
+    Damaged(Error),
+    /// The disk took a record no more; what is durable is whole.
+    Unwritable(Error),
+    /// The primary has another history. What is here is whole.
+    Diverged(Error),
+}
+
 /// What promotion found.
 #[derive(Clone, Debug)]
 pub struct Promotion {
@@ -185,6 +203,8 @@ pub struct ReplicaLog {
     pub newest: SourceTime,
     /// Appends freed.
     pub freed: u64,
+    /// Why it is not mirrored any more, if it is not.
+    pub refusal: Option<Error>,
 }
 
 /// The core of a mirror's storage server.
@@ -207,7 +227,7 @@ struct Log {
     newest: SourceTime,
     held: BTreeMap<u64, Record>,
     held_bytes: usize,
-    refusal: Option<String>,
+    refusal: Option<Refusal>,
 }
 
 impl Replica {
@@ -223,6 +243,8 @@ impl Replica {
                 tail: log.tail,
                 active: log.active,
                 requests: log.requests.into(),
+                newest: log.newest,
+                refusal: log.refusal.map(Refusal::Damaged),
                 ..Log::empty(log.log)
             };
             (log.log, recovered)
@@ -244,6 +266,7 @@ impl Replica {
             announced: self.announced.range(log_range(id)).count(),
             newest: log.newest,
             freed: log.active.freed(),
+            refusal: log.refusal.as_ref().map(|refusal| refusal.error().clone()),
         })
     }
 
@@ -271,6 +294,12 @@ impl Replica {
                 tail: log.tail,
                 active: log.active,
                 requests: log.requests.into(),
+                newest: log.newest,
+                refusal: match log.refusal {
+                    Some(Refusal::Damaged(error) | Refusal::Unwritable(error)) => Some(error),
+                    // What the old primary did afterwards is not part of the log that goes on here.
+                    Some(Refusal::Diverged(_)) | None => None,
+                },
             }
         };
         // A log whose creation never arrived does not exist.
@@ -281,6 +310,11 @@ impl Replica {
     pub fn step(&mut self, input: ReplicaInput, effects: &mut Vec<ReplicaEffect>) {
         match input {
             ReplicaInput::Hello { token } => {
+                // Whoever asks sends again what is not durable here. What waited behind a gap may be from a
+                // primary that died and came back with another history.
+                for log in self.logs.values_mut() {
+                    log.drop_held();
+                }
                 effects.push(ReplicaEffect::Welcome { token, marks: Ok(self.marks()) });
             }
             ReplicaInput::Announced(batch) => self.announced(batch),
@@ -304,13 +338,22 @@ impl Replica {
             ReplicaInput::Durable { log, records, end } => self.durable(log, records, end, effects),
             ReplicaInput::WriteFailed { log, reason } => {
                 if let Some(state) = self.logs.get_mut(&log) {
-                    state.refusal = Some(reason.clone());
+                    let error = Error::unavailable(format!(
+                        "log {log} cannot be written: {reason}; it is not mirrored until this node is restarted \
+                         with a disk that is well"
+                    ));
+                    state.refuse(log, Refusal::Unwritable(error), effects);
                 }
                 effects.push(ReplicaEffect::Event(ReplicaEvent::WriteFailed { log, reason }));
             }
             ReplicaInput::Rewind(tails) => {
                 for tail in tails {
                     self.rewind(&tail, effects);
+                }
+            }
+            ReplicaInput::Rewound { log, active } => {
+                if let Some(log) = self.logs.get_mut(&log) {
+                    log.active = active;
                 }
             }
             ReplicaInput::Promote { token, dry_run } => {
@@ -342,6 +385,10 @@ impl Replica {
     fn receive(&mut self, record: Record, effects: &mut Vec<ReplicaEffect>) {
         let id = record.header.log;
         let log = self.logs.entry(id).or_insert_with(|| Log::empty(id));
+        if log.refusal.is_some() {
+            // On its way before the primary heard of it. Kept, it would fill the memory of all logs.
+            return;
+        }
         if record.header.epoch < log.tail.epoch() {
             let (old, new) = (record.header.epoch, log.tail.epoch());
             let reason = format!("a record of epoch {old} came after epoch {new}: its primary is fenced");
@@ -365,7 +412,14 @@ impl Replica {
                 Ok(opens_segment) => log.note(&record, effects, opens_segment),
                 Err(misplaced) => {
                     let reason = misplaced.to_string();
-                    log.refusal = Some(reason.clone());
+                    let error = Error::new(
+                        ErrorKind::Corrupt,
+                        format!(
+                            "the sites hold different histories of log {id}: {reason}; it is not mirrored. Find \
+                             out which site is right; `parhelion mirror verify` compares them"
+                        ),
+                    );
+                    log.refuse(id, Refusal::Diverged(error), effects);
                     effects.push(ReplicaEffect::Event(ReplicaEvent::Diverged { log: id, reason }));
                 }
             }
@@ -383,7 +437,9 @@ impl Replica {
         let id = LogId(tail.log);
         let Some(log) = self.logs.get_mut(&id) else { return };
         let from = log.tail.next_number();
-        if tail.records >= from || Epoch(tail.epoch) < log.tail.epoch() {
+        let is_damaged = matches!(log.refusal, Some(Refusal::Damaged(_)));
+        // The largest epoch has no successor: no primary has it.
+        if is_damaged || tail.records >= from || tail.epoch < log.tail.epoch().0 || tail.epoch == u32::MAX {
             return;
         }
         let end = LogAddress::new(tail.segment, tail.offset);
@@ -391,8 +447,7 @@ impl Replica {
         log.durable = log.durable.min(tail.records);
         log.durable_end = log.durable_end.min(end);
         log.requests.retain(|&(_, number, _)| number < tail.records);
-        log.held.clear();
-        log.held_bytes = 0;
+        log.drop_held();
         log.refusal = None;
         effects.push(ReplicaEffect::Rewind { log: id, tail: log.tail });
         effects.push(ReplicaEffect::Event(ReplicaEvent::Rewound { log: id, from, to: tail.records }));
@@ -452,7 +507,22 @@ impl Log {
         }
     }
 
+    /// Applies nothing of the log any more, and tells the primary.
+    fn refuse(&mut self, id: LogId, refusal: Refusal, effects: &mut Vec<ReplicaEffect>) {
+        self.refusal = Some(refusal);
+        self.drop_held();
+        effects.push(ReplicaEffect::Marks(vec![self.mark(id)]));
+    }
+
+    fn drop_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
     fn mark(&self, id: LogId) -> LogMarkV1 {
+        if self.refusal.is_some() {
+            return LogMarkV1::refused(id.0, self.tail.epoch().0);
+        }
         LogMarkV1 {
             log: id.0,
             epoch: self.tail.epoch().0,
@@ -491,6 +561,13 @@ impl Log {
             }
         }
         effects.push(ReplicaEffect::Write { record: record.clone(), opens_segment });
+    }
+}
+
+impl Refusal {
+    fn error(&self) -> &Error {
+        let (Self::Damaged(error) | Self::Unwritable(error) | Self::Diverged(error)) = self;
+        error
     }
 }
 

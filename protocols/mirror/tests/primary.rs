@@ -12,8 +12,8 @@ use parhelion_model_iid_bound::IidBound;
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_risk::Pricer;
 use parhelion_types::{
-    Degrade, Durability, Epoch, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
-    TraceContext,
+    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime,
+    Time, TraceContext,
 };
 use parhelion_wire::link::LogMarkV1;
 
@@ -30,10 +30,18 @@ struct Bed {
 impl Bed {
     /// A process that finds one log with one record on disk.
     fn new(degrade: Degrade) -> Self {
+        Self::with(degrade, 1, None)
+    }
+
+    /// A process that finds one log with that many records, a creation and appends.
+    fn with(degrade: Degrade, records: u64, refusal: Option<Error>) -> Self {
         let mut tail = Tail::new(LOG);
         let fields = RecordFields { kind: RecordKind::Create, ..RecordFields::default() };
         let payload = CreatePayload { degrade, name: "orders".to_owned() }.to_bytes();
         tail.place(fields, &payload, SEGMENT_BYTES);
+        for _ in 1..records {
+            tail.place(RecordFields::default(), &[7; 100], SEGMENT_BYTES);
+        }
         let log = PrimaryLog {
             log: LOG,
             name: "orders".to_owned(),
@@ -41,6 +49,8 @@ impl Bed {
             tail,
             active: ActiveMap::default(),
             requests: Vec::new(),
+            newest: SourceTime(1),
+            refusal,
         };
         Self { primary: Primary::new(config(), pricer(), vec![log]), now: Time::from_nanos(1), token: 0 }
     }
@@ -385,6 +395,31 @@ fn an_old_primary_is_fenced() {
 }
 
 #[test]
+fn a_primary_whose_mirror_is_promoted_under_its_eyes_is_fenced() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    bed.append(Durability::Remote, 3000, 5);
+    bed.durable(2);
+    let effects = bed.step(Input::Mirrored(vec![mark(1, Tail::first_address(), 7)]));
+    assert!(
+        matches!(
+            &effects[..],
+            [
+                Effect::Reply { reply: Err(error), .. },
+                Effect::Event(Event::Fenced { log: LOG, epoch: 7 })
+            ] if error.kind() == ErrorKind::Fenced
+        ),
+        "{effects:?}"
+    );
+    assert_eq!(bed.primary.unconfirmed_bytes(), 0);
+    assert!(bed.step(Input::Mirrored(vec![mark(1, Tail::first_address(), 7)])).is_empty(), "told once");
+    let effects = bed.append(Durability::Local, 10, 6);
+    assert!(
+        matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.kind() == ErrorKind::Fenced)
+    );
+}
+
+#[test]
 fn a_failed_disk_fails_what_waits_and_refuses_what_comes() {
     let mut bed = Bed::new(Degrade::Block);
     bed.append(Durability::Local, 10, 5);
@@ -408,4 +443,218 @@ fn an_unknown_log_is_named() {
     assert!(
         matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.message().contains("log 77"))
     );
+}
+
+/// A session whose mirror says this of its logs.
+fn up_with(bed: &mut Bed, marks: Vec<LogMarkV1>) -> Vec<Effect> {
+    bed.step(Input::LinkUp { marks, structure: Structure::None, code: "none".to_owned() })
+}
+
+fn create(token: Token, log: LogId, name: &str) -> Input {
+    let (name, request, time) = (name.to_owned(), RequestId(u128::from(token)), SourceTime(1));
+    Input::Create { token, log, name, degrade: Degrade::Fail, request, time }
+}
+
+#[test]
+fn a_creation_is_sent_when_it_is_durable_and_not_before() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    let log = LogId(1);
+    let effects = bed.step(create(7, log, "new"));
+    // A process that died now would leave nothing of it at the mirror, not even its announcement.
+    let [Effect::Write { record: creation, opens_segment: true }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let effects = bed.step(Input::Durable { log, records: 1 });
+    let [
+        Effect::Reply { token: 7, reply: Ok(Reply::Created(_)) },
+        Effect::ReadBacklog { log: LogId(1), from, session, .. },
+    ] = effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(from, creation.header.address);
+    let effects = bed.step(Input::Backlog { log, session, records: Ok(vec![creation.clone()]) });
+    assert!(
+        matches!(
+            &effects[..],
+            [
+                Effect::Announce { .. },
+                Effect::Send { key: RecordKey { log: LogId(1), number: 0 }, .. },
+                Effect::Event(Event::CaughtUp { .. })
+            ]
+        ),
+        "{effects:?}"
+    );
+    assert_eq!(bed.primary.log(log).unwrap().feed, "live");
+}
+
+#[test]
+fn a_local_append_to_a_new_log_waits_for_its_announcement() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    let log = LogId(1);
+    bed.step(create(70, log, "new"));
+    bed.step(Input::Append(Append {
+        token: 71,
+        log,
+        payload: Bytes::from_static(b"x"),
+        durability: Durability::Local,
+        max_risk: Risk::CERTAIN,
+        deadline: None,
+        request: RequestId(9),
+        explain: false,
+        trace: TraceContext::default(),
+        time: SourceTime(2),
+    }));
+    assert!(acked(&bed.step(Input::Durable { log, records: 2 })).is_none(), "nobody knows its name yet");
+    assert!(acked(&bed.step(Input::Announced(vec![RecordKey { log, number: 1 }]))).is_some());
+}
+
+#[test]
+fn a_number_that_another_log_has_is_not_given_again() {
+    let mut bed = Bed::new(Degrade::Block);
+    let taken = |effects: &[Effect], log: &str| match effects {
+        [Effect::Reply { reply: Err(error), .. }] => {
+            assert!(error.kind() == ErrorKind::Unavailable && error.message().contains(log), "{error}");
+        }
+        other => panic!("{other:?}"),
+    };
+    // Here: the metadata server was rebuilt between the choice of a number and the creation.
+    taken(&bed.step(create(7, LOG, "another")), "number 0");
+    // At the mirror: this site lost the log.
+    let there = mark(3, LogAddress::new(0, 400), 0);
+    let effects = up_with(&mut bed, vec![mark(1, Tail::first_address(), 0), LogMarkV1 { log: 5, ..there }]);
+    assert!(matches!(&effects[..], [Effect::Event(Event::Unknown { log: LogId(5) })]), "{effects:?}");
+    taken(&bed.step(create(8, LogId(5), "new")), "number 5");
+    assert!(matches!(&bed.step(create(9, LogId(6), "new"))[..], [Effect::Write { .. }]));
+}
+
+#[test]
+fn a_log_that_was_created_without_a_link_cuts_nothing_at_the_mirror() {
+    let mut bed = Bed::new(Degrade::Block);
+    let log = LogId(1);
+    bed.step(create(7, log, "new"));
+    bed.step(Input::Durable { log, records: 1 });
+    // The mirror has another log under this number, one that this site lost.
+    for records in [1, 2, 100] {
+        let there = LogMarkV1 { log: 1, ..mark(records, LogAddress::new(0, 4096), 0) };
+        let effects = up_with(&mut bed, vec![mark(1, Tail::first_address(), 0), there]);
+        assert!(
+            matches!(&effects[..], [Effect::Event(Event::Diverged { log: LogId(1), .. })]),
+            "{records}: {effects:?}"
+        );
+        assert_eq!(bed.primary.log(log).unwrap().feed, "off");
+        bed.step(Input::LinkDown);
+    }
+}
+
+fn damage() -> Error {
+    Error::new(ErrorKind::Corrupt, "log 0 is damaged at 0:400, in FILE; restore it from the other site")
+}
+
+#[test]
+fn a_damaged_log_takes_nothing_and_cuts_nothing_at_the_mirror() {
+    // Three records are whole, and the mirror has five: it has what was lost here.
+    let mut bed = Bed::with(Degrade::Block, 3, Some(damage()));
+    let effects = bed.append(Durability::Local, 10, 5);
+    assert!(
+        matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if *error == damage()),
+        "{effects:?}"
+    );
+    let freed = (1, LogAddress::new(0, 200));
+    let effects = bed.step(Input::Free { token: 9, log: LOG, freed, time: SourceTime(1) });
+    assert!(matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if *error == damage()));
+    let effects = up_with(&mut bed, vec![mark(5, LogAddress::new(0, 900), 0)]);
+    assert!(effects.is_empty(), "{effects:?}");
+    let status = bed.primary.log(LOG).unwrap();
+    assert_eq!((status.records, status.mirrored, status.lag_bytes), (3, 3, 0));
+    assert_eq!(status.refusal, Some(damage()));
+    // Others are created and mirrored.
+    assert!(matches!(&bed.step(create(9, LogId(1), "new"))[..], [Effect::Write { .. }]));
+    let effects = bed.step(Input::Durable { log: LogId(1), records: 1 });
+    assert!(matches!(effects.last(), Some(Effect::ReadBacklog { log: LogId(1), .. })));
+}
+
+#[test]
+fn what_is_whole_of_a_damaged_log_is_mirrored() {
+    let mut bed = Bed::with(Degrade::Block, 3, Some(damage()));
+    let effects = up_with(&mut bed, vec![mark(1, LogAddress::new(0, 200), 0)]);
+    assert!(
+        matches!(&effects[..], [Effect::ReadBacklog { log: LOG, from, .. }] if *from == LogAddress::new(0, 200)),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn a_promotion_fences_a_damaged_log_too() {
+    let mut bed = Bed::with(Degrade::Block, 3, Some(damage()));
+    let refused = LogMarkV1::refused(LOG.0, 4);
+    let effects = up_with(&mut bed, vec![refused]);
+    assert!(matches!(&effects[..], [Effect::Event(Event::Fenced { epoch: 4, .. })]), "{effects:?}");
+}
+
+#[test]
+fn a_log_that_the_mirror_refuses_is_neither_fed_nor_cut() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 100, 5);
+    bed.durable(2);
+    let effects = up_with(&mut bed, vec![LogMarkV1::refused(LOG.0, 0)]);
+    assert!(matches!(&effects[..], [Effect::Event(Event::Refused { log: LOG })]), "{effects:?}");
+    // Announced, for the list of what is lost; not sent, and not counted against the buffer.
+    let effects = bed.append(Durability::Local, 100, 6);
+    assert!(matches!(&effects[..], [Effect::Write { .. }, Effect::Announce { .. }]), "{effects:?}");
+    assert!(acked(&bed.durable(3)).is_some());
+    assert_eq!(bed.primary.unconfirmed_bytes(), 0);
+    // The mirror was restored: the next session feeds it.
+    bed.step(Input::LinkDown);
+    let effects = up_with(&mut bed, vec![mark(1, LogAddress::new(0, 200), 0)]);
+    assert!(matches!(&effects[..], [Effect::ReadBacklog { .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_log_that_the_mirror_refuses_from_now_on_gives_its_part_of_the_buffer_back() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    bed.append(Durability::Network, 3000, 5);
+    bed.announced(1);
+    bed.covered(1, 0b111);
+    assert!(bed.primary.unconfirmed_bytes() > 3000);
+    let effects = bed.step(Input::Mirrored(vec![LogMarkV1::refused(LOG.0, 0)]));
+    assert!(matches!(&effects[..], [Effect::Event(Event::Refused { log: LOG })]), "{effects:?}");
+    assert_eq!(bed.primary.unconfirmed_bytes(), 0);
+    assert!(acked(&bed.durable(2)).is_none(), "repairs of what the mirror drops keep nothing safe");
+    let again = bed.step(Input::Mirrored(vec![LogMarkV1::refused(LOG.0, 0)]));
+    assert!(again.is_empty(), "told once: {again:?}");
+    let late = bed.step(Input::Mirrored(vec![mark(2, LogAddress::new(0, 4000), 0)]));
+    assert!(late.is_empty() || acked(&late).is_some());
+}
+
+#[test]
+fn a_wall_clock_that_is_set_back_does_not_touch_the_lag() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    for (request, wall) in [(5, 1_000_000_000), (6, 3), (7, 0)] {
+        bed.now = bed.now + Duration::from_secs(1);
+        let token = bed.token();
+        bed.step(Input::Append(Append {
+            token,
+            log: LOG,
+            payload: Bytes::from_static(b"x"),
+            durability: Durability::Local,
+            max_risk: Risk::CERTAIN,
+            deadline: None,
+            request: RequestId(request),
+            explain: false,
+            trace: TraceContext::default(),
+            time: SourceTime(wall),
+        }));
+    }
+    let first = Time::from_nanos(1) + Duration::from_secs(1);
+    assert_eq!(bed.primary.log(LOG).unwrap().oldest_unmirrored, Some(first));
+    bed.durable(4);
+    let end = bed.primary.log(LOG).unwrap().end;
+    bed.step(Input::Mirrored(vec![mark(3, end, 0)]));
+    let last = first + Duration::from_secs(2);
+    assert_eq!(bed.primary.log(LOG).unwrap().oldest_unmirrored, Some(last));
 }

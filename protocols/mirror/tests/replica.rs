@@ -1,11 +1,11 @@
 //! What a mirror asks for, step by step.
 
 use bytes::Bytes;
-use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
-use parhelion_mirror::{Replica, ReplicaEffect, ReplicaEvent, ReplicaInput};
-use parhelion_types::{Degrade, Epoch, LogAddress, LogId, RequestId};
+use parhelion_log::{ActiveMap, CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
+use parhelion_mirror::{PrimaryLog, Replica, ReplicaEffect, ReplicaEvent, ReplicaInput};
+use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, SourceTime};
 use parhelion_wire::Announcement;
-use parhelion_wire::link::LogTailV1;
+use parhelion_wire::link::{LogMarkV1, LogTailV1};
 use proptest::prelude::*;
 
 const LOG: LogId = LogId(3);
@@ -126,10 +126,12 @@ fn another_history_is_refused() {
     let mut replica = Replica::new(Epoch(0), Vec::new());
     deliver(&mut replica, &[&all[0]]);
     let effects = step(&mut replica, ReplicaInput::Records(vec![foreign.bytes()]));
-    assert!(
-        matches!(&effects[..], [ReplicaEffect::Event(ReplicaEvent::Diverged { log: LOG, .. })]),
-        "{effects:?}"
-    );
+    let [ReplicaEffect::Marks(marks), ReplicaEffect::Event(ReplicaEvent::Diverged { log: LOG, .. })] =
+        &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(*marks, [LogMarkV1::refused(LOG.0, 0)]);
     assert!(deliver(&mut replica, &[&all[1]]).is_empty(), "a log that diverged applies nothing");
 }
 
@@ -168,6 +170,95 @@ fn frees_reach_the_mirror() {
     deliver(&mut replica, &[&all[0], &all[1], &all[2], &free]);
     assert!(replica.is_freed(LOG, 1));
     assert!(!replica.is_freed(LOG, 2));
+}
+
+#[test]
+fn a_rewind_takes_back_what_the_cut_off_records_freed() {
+    let (all, mut tail) = records(3);
+    let payload = FreePayload { appends: vec![(1, all[1].header.address)] }.to_bytes();
+    let fields = RecordFields { kind: RecordKind::Free, ..RecordFields::default() };
+    let before = tail;
+    let (free, _) = tail.place(fields, &payload, SEGMENT_BYTES);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    deliver(&mut replica, &[&all[0], &all[1], &all[2], &free]);
+    step(&mut replica, ReplicaInput::Rewind(vec![tail_message(before)]));
+    step(&mut replica, ReplicaInput::Rewound { log: LOG, active: ActiveMap::default() });
+    assert!(!replica.is_freed(LOG, 1), "its freeing was cut off");
+}
+
+#[test]
+fn a_new_session_forgets_what_waited_behind_a_gap() {
+    // Record 3 of a primary that died; it came back without records 2 and 3, and writes others.
+    let (all, _) = records(4);
+    let (_, mut tail) = records(2);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    deliver(&mut replica, &[&all[0], &all[1], &all[3]]);
+    step(&mut replica, ReplicaInput::Hello { token: 1 });
+    assert_eq!(replica.held_bytes(), 0);
+    let others: Vec<Record> =
+        (0..3).map(|_| tail.place(RecordFields::default(), b"another history", SEGMENT_BYTES).0).collect();
+    assert_eq!(deliver(&mut replica, &[&others[0], &others[1], &others[2]]), [2, 3, 4]);
+}
+
+fn recovered(tail: Tail, refusal: Option<Error>) -> PrimaryLog {
+    PrimaryLog {
+        log: LOG,
+        name: "orders".to_owned(),
+        degrade: Degrade::Fail,
+        tail,
+        active: ActiveMap::default(),
+        requests: Vec::new(),
+        newest: SourceTime(5),
+        refusal,
+    }
+}
+
+#[test]
+fn a_damaged_log_is_not_mirrored_and_the_others_are() {
+    let (all, tail) = records(3);
+    let damage = Error::new(ErrorKind::Corrupt, "log 3 is damaged");
+    let mut replica = Replica::new(Epoch(0), vec![recovered(tail, Some(damage.clone()))]);
+    let effects = step(&mut replica, ReplicaInput::Hello { token: 1 });
+    let [ReplicaEffect::Welcome { marks: Ok(marks), .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(*marks, [LogMarkV1::refused(LOG.0, 0)]);
+    // Neither the next record nor a wish to cut it back changes it.
+    let (_, mut longer) = records(3);
+    let (next, _) = longer.place(RecordFields::default(), b"next", SEGMENT_BYTES);
+    assert!(deliver(&mut replica, &[&next]).is_empty());
+    assert_eq!(replica.held_bytes(), 0);
+    let (_, shorter) = records(1);
+    assert!(step(&mut replica, ReplicaInput::Rewind(vec![tail_message(shorter)])).is_empty());
+    assert_eq!(replica.logs().next().unwrap().refusal, Some(damage.clone()));
+    // Another log is.
+    let other = Tail::new(LogId(4)).place(
+        RecordFields { kind: RecordKind::Create, ..RecordFields::default() },
+        &CreatePayload { degrade: Degrade::Fail, name: "other".to_owned() }.to_bytes(),
+        SEGMENT_BYTES,
+    );
+    assert_eq!(deliver(&mut replica, &[&other.0]), [0]);
+    // A promotion does not mend it.
+    let logs = replica.into_logs(Epoch(1));
+    assert_eq!((logs[0].tail.next_number(), logs[0].refusal.clone()), (3, Some(damage)));
+    assert_eq!(logs[1].refusal, None);
+    assert_eq!(all.len(), 3);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_refused_and_holds_no_memory() {
+    let (all, _) = records(5);
+    let mut replica = Replica::new(Epoch(0), Vec::new());
+    deliver(&mut replica, &[&all[0], &all[1], &all[4]]);
+    let reason = "no space left on device".to_owned();
+    let effects = step(&mut replica, ReplicaInput::WriteFailed { log: LOG, reason });
+    let [ReplicaEffect::Marks(marks), ReplicaEffect::Event(ReplicaEvent::WriteFailed { .. })] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(*marks, [LogMarkV1::refused(LOG.0, 0)]);
+    assert!(deliver(&mut replica, &[&all[2], &all[3]]).is_empty());
+    assert_eq!(replica.held_bytes(), 0);
+    let refusal = replica.into_logs(Epoch(1))[0].refusal.clone().expect("its disk takes no more here either");
+    assert!(refusal.message().contains("no space left"), "{refusal}");
 }
 
 proptest! {

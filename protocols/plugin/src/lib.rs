@@ -20,6 +20,7 @@ mod code;
 pub mod conformance;
 mod model;
 mod parameters;
+mod window;
 
 pub use channel::Channel;
 pub use code::{
@@ -27,3 +28,4 @@ pub use code::{
 };
 pub use model::{DurabilityModel, Exposure};
 pub use parameters::{Parameter, ParameterError, Parameters, ParseParametersError};
+pub use window::{Forgotten, Window};

@@ -14,8 +14,12 @@ pub enum ErrorKind {
     Corrupt,
     /// A newer primary exists: go to it. Nothing was written.
     Fenced,
+    /// The caller's certificate does not allow it: use one that does.
+    Forbidden,
     /// The request is wrong: mend it, a retry will not help.
     Invalid,
+    /// What the request names is not here: name something else. Nothing was changed.
+    NotFound,
     /// The promise cannot be kept now: try again with the same request id.
     Unavailable,
     /// This node or version cannot do that.
@@ -26,12 +30,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Busy,
         Self::Closed,
         Self::Corrupt,
         Self::Fenced,
+        Self::Forbidden,
         Self::Invalid,
+        Self::NotFound,
         Self::Unavailable,
         Self::Unsupported,
         Self::Internal,
@@ -45,14 +51,16 @@ impl ErrorKind {
             Self::Closed => "closed",
             Self::Corrupt => "corrupt",
             Self::Fenced => "fenced",
+            Self::Forbidden => "forbidden",
             Self::Invalid => "invalid",
+            Self::NotFound => "not-found",
             Self::Unavailable => "unavailable",
             Self::Unsupported => "unsupported",
             Self::Internal => "internal",
         }
     }
 
-    /// The kind's number on the wire.
+    /// The kind's number on the wire. Never used again for another kind.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -64,10 +72,13 @@ impl ErrorKind {
             Self::Unavailable => 6,
             Self::Unsupported => 7,
             Self::Internal => 8,
+            Self::NotFound => 9,
+            Self::Forbidden => 10,
         }
     }
 
-    /// The kind with that number; an unknown number is a fault of the peer, hence `Internal`.
+    /// The kind with that number. An unknown number, from a newer release, is `Internal`: it is shown with its
+    /// message and never retried. So a kind that asks for a retry cannot be added without a new message version.
     #[must_use]
     pub fn from_code(code: u8) -> Self {
         Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Internal)
@@ -96,6 +107,16 @@ impl Error {
     /// A request that must be mended.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// Something that is not here.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// Something that the caller's certificate does not allow.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Forbidden, message)
     }
 
     /// A fault of ours.
@@ -131,6 +152,8 @@ impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -138,6 +161,18 @@ mod tests {
         for kind in ErrorKind::ALL {
             assert_eq!(ErrorKind::from_code(kind.code()), kind);
         }
-        assert_eq!(ErrorKind::from_code(200), ErrorKind::Internal);
+        let numbers: BTreeSet<u8> = ErrorKind::ALL.into_iter().map(ErrorKind::code).collect();
+        assert_eq!(numbers, (1..=10).collect());
+    }
+
+    /// What a client of an earlier release makes of a kind that it does not know: an error, and no retry.
+    #[test]
+    fn an_unknown_kind_is_not_retried() {
+        for code in [0, 11, 200, 255] {
+            assert_eq!(ErrorKind::from_code(code), ErrorKind::Internal);
+        }
+        assert!(!ErrorKind::Internal.is_retryable());
+        // The first release knew the numbers up to 8; what came later must be no reason to retry.
+        assert!(ErrorKind::ALL.into_iter().filter(|kind| kind.code() > 8).all(|kind| !kind.is_retryable()));
     }
 }

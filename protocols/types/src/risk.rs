@@ -49,7 +49,11 @@ impl Risk {
 
 impl fmt::Display for Risk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0.0 || self.0 == 1.0 { write!(f, "{}", self.0) } else { write!(f, "{:.1e}", self.0) }
+        match self.0 {
+            0.0 | 1.0 => write!(f, "{}", self.0),
+            0.01.. => write!(f, "{:.2}", self.0),
+            _ => write!(f, "{:.1e}", self.0),
+        }
     }
 }
 
@@ -72,6 +76,12 @@ mod tests {
         for bad in ["0", "-1", "1.1", "NaN", "inf", "small", ""] {
             assert!(bad.parse::<Risk>().is_err(), "{bad:?} parsed");
         }
+    }
+
+    #[test]
+    fn risks_read_as_what_they_are() {
+        let shown = [0.0, 1e-12, 3.14e-6, 0.0099, 0.01, 0.72, 0.999, 1.0].map(|risk| Risk(risk).to_string());
+        assert_eq!(shown, ["0", "1.0e-12", "3.1e-6", "9.9e-3", "0.01", "0.72", "1.00", "1"]);
     }
 
     #[test]

@@ -28,6 +28,12 @@ impl Role {
     /// Every role.
     pub const ALL: [Self; 5] = [Self::Admin, Self::Client, Self::Link, Self::Metadata, Self::Storage];
 
+    /// Whether this is a role of a node, and not of a client or an operator.
+    #[must_use]
+    pub fn is_node(self) -> bool {
+        !matches!(self, Self::Admin | Self::Client)
+    }
+
     /// The role's name in certificates and configuration.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -52,6 +52,19 @@ messages! {
         log: u32,
     }
 
+    /// Creates a log under the number that the metadata node has chosen. Only nodes of the site ask this.
+    /// Answer: [`CreatedV1`].
+    12 PlaceV1 {
+        /// The number.
+        log: u32,
+        /// As in [`CreateV1`].
+        name: String,
+        /// As in [`CreateV1`].
+        degrade: u8,
+        /// As in [`CreateV1`].
+        request: u128,
+    }
+
     /// Appends the payload to a log. Answer: [`AppendedV1`].
     20 AppendV1 {
         /// The log.
@@ -231,6 +244,20 @@ messages! {
         /// Bytes digested.
         bytes: u64,
     }
+
+    /// Changes the erasure code of the live link. Only admins ask this. Answer: [`CodeChangedV1`].
+    90 ChangeCodeV1 {
+        /// Name of the code.
+        name: String,
+        /// Its parameters, `name=value` separated by blanks; empty for its defaults.
+        parameters: String,
+    }
+
+    /// Symbols flow under the new code.
+    91 CodeChangedV1 {
+        /// The code in force: name, version and parameters.
+        code: String,
+    }
 }
 
 /// One step of an append's safety path.
@@ -275,6 +302,8 @@ pub struct LogStateV1 {
     pub mirrored_records: u64,
     /// Appends that were freed.
     pub freed: u64,
+    /// Why the log takes no records: [`parhelion_types::ErrorKind`] by number; 0 where it takes them.
+    pub refusal: u8,
 }
 
 /// One record of a log.
@@ -321,7 +350,7 @@ mod tests {
 
     #[test]
     fn kinds_are_unique() {
-        let mut kinds = [KINDS, crate::link::KINDS].concat();
+        let mut kinds = [KINDS, crate::link::KINDS, crate::site::KINDS].concat();
         let count = kinds.len();
         kinds.sort_unstable();
         kinds.dedup();
@@ -353,6 +382,15 @@ mod tests {
         golden.extend_from_slice(&5u128.to_le_bytes());
         golden.extend_from_slice(&6u64.to_le_bytes());
         golden.push(0);
+        assert_eq!(&bytes[..], golden);
+
+        let place = PlaceV1 { log: 7, name: "seven".to_owned(), degrade: 2, request: 8 };
+        let bytes = crate::encode_body(&place).unwrap();
+        // A name of up to eight bytes lies inside the archived string.
+        let mut golden = vec![7, 0, 0, 0];
+        golden.extend_from_slice(b"seven\xff\xff\xff");
+        golden.push(2);
+        golden.extend_from_slice(&8u128.to_le_bytes());
         assert_eq!(&bytes[..], golden);
     }
 }

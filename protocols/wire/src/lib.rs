@@ -4,7 +4,7 @@
 //! - [`symbol`]: the 20-byte prefix that codes protect together with an append's bytes.
 //! - [`announcement`]: the 40-byte record that runs ahead of an append's data.
 //! - [`envelope`]: the 32-byte frame around messages: [`Checked`] bodies in rkyv, bulk bytes beside them.
-//! - [`client`] and [`link`]: the messages themselves.
+//! - [`client`], [`link`] and [`site`]: the messages themselves.
 //!
 //! All integers are little endian. `docs/formats.md` draws each layout; golden tests freeze them.
 
@@ -14,6 +14,7 @@ pub mod client;
 pub mod datagram;
 pub mod envelope;
 pub mod link;
+pub mod site;
 pub mod symbol;
 
 pub use announcement::{ANNOUNCEMENT_BYTES, Announcement};

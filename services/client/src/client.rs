@@ -6,18 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parhelion_gate::backend::random_request;
 use parhelion_gate::tls::CLIENT_PROTOCOL;
 use parhelion_gate::{
-    Answer, AppendRequest, Appended, CreateRequest, LogDigest, LogState, Promotion, Question, ReadRecord,
-    Stretch, quic,
+    Answer, AppendRequest, Appended, CodeRequest, CreateRequest, LogDigest, LogState, Promotion, Question,
+    ReadRecord, Stretch, quic,
 };
-use parhelion_types::{Degrade, Error, ErrorKind, LogAddress, LogId, RequestId};
+use parhelion_types::{Degrade, Error, ErrorKind, LogAddress, LogId};
 use quinn::Endpoint;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::config::{AppendOptions, ClientConfig};
-use crate::session::{Lost, Session};
+use crate::session::{Lost, Session, Traffic};
 
 /// A client of one node. Clones share its connection, and all calls may be made at the same time.
 #[derive(Clone, Debug)]
@@ -56,6 +57,21 @@ impl Client {
     /// `Invalid`: the node refuses this client's certificate, or the node's cannot be trusted.
     /// `Unavailable`: there is no node at that address, or it does not answer in time.
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
+        let client = Self::new(config)?;
+        client.session().await.map_err(|lost| match lost {
+            Lost::Refused(error) => error,
+            Lost::Gone(reason) => {
+                Error::unavailable(format!("{reason}; check that a node's API listens there, and try again"))
+            }
+        })?;
+        Ok(client)
+    }
+
+    /// A client that connects when it is asked for something. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `Invalid`: the certificate or a setting cannot be used. `Internal`: there is no socket.
+    pub fn new(config: ClientConfig) -> Result<Self, Error> {
         let crypto = config
             .identity
             .quic_client(CLIENT_PROTOCOL)
@@ -74,14 +90,7 @@ impl Client {
         })?;
         let link = Mutex::new(Link { session: None, failures: 0, not_before: Instant::now() });
         let next_correlation = AtomicU64::new(1);
-        let client = Self { inner: Arc::new(Inner { config, quic, endpoint, link, next_correlation }) };
-        client.session().await.map_err(|lost| match lost {
-            Lost::Refused(error) => error,
-            Lost::Gone(reason) => {
-                Error::unavailable(format!("{reason}; check that a node's API listens there, and try again"))
-            }
-        })?;
-        Ok(client)
+        Ok(Self { inner: Arc::new(Inner { config, quic, endpoint, link, next_correlation }) })
     }
 
     /// Creates a log. Safe against lost answers: the creation has an id.
@@ -91,10 +100,7 @@ impl Client {
     pub async fn create(&self, name: impl Into<String>, degrade: Degrade) -> Result<LogId, Error> {
         let create = CreateRequest { name: name.into(), degrade, request: random_request() };
         create.check()?;
-        match self.call(Question::Create(create)).await? {
-            Answer::Created(log) => Ok(log),
-            other => Err(strange(&other)),
-        }
+        self.create_as(create).await
     }
 
     /// Appends, and comes back when the append is as safe as asked. What is repeated is stored once.
@@ -127,7 +133,7 @@ impl Client {
     /// Reads one append.
     ///
     /// # Errors
-    /// `Invalid`: there is none at that address. `Corrupt`: read it at the other site.
+    /// `NotFound`: there is none at that address. `Corrupt`: read it at the other site.
     pub async fn read(&self, log: LogId, address: LogAddress) -> Result<ReadRecord, Error> {
         match self.call(Question::Read { log, address }).await? {
             Answer::Record(record) => {
@@ -147,7 +153,7 @@ impl Client {
     /// Marks an append for cleaning, here and at the mirror.
     ///
     /// # Errors
-    /// `Invalid`: there is no append at that address.
+    /// `NotFound`: there is no append at that address.
     pub async fn free(&self, log: LogId, address: LogAddress) -> Result<(), Error> {
         match self.call(Question::Free { log, address }).await? {
             Answer::Freed(_) => Ok(()),
@@ -163,9 +169,7 @@ impl Client {
         let mut all: Vec<LogState> = Vec::new();
         let mut from = LogId(0);
         loop {
-            let Answer::Logs(page) = self.call(Question::List { from }).await? else {
-                return Err(Error::internal("a list of logs was answered with something else; report it"));
-            };
+            let page = self.page(from).await?;
             // Pages may be of any size, so only an empty one is the last. Their numbers must rise, or this never ends.
             let Some(last) = page.last().map(|log| log.log).filter(|last| *last >= from) else {
                 return Ok(all);
@@ -176,10 +180,45 @@ impl Client {
         }
     }
 
+    /// Some logs from number `from` on, in order of their numbers; none if there are no more. No log has the
+    /// largest number, so asking for that one shows whether the node answers.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn page(&self, from: LogId) -> Result<Vec<LogState>, Error> {
+        match self.call(Question::List { from }).await? {
+            Answer::Logs(page) => Ok(page),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Creates a log at this node under a number that the site's metadata node has chosen. Takes a node's
+    /// certificate: clients [create](Self::create).
+    ///
+    /// # Errors
+    /// `Forbidden`: this client is no node. `Invalid`: the number is another log's. Else as for every call.
+    pub async fn place(&self, log: LogId, create: CreateRequest) -> Result<LogId, Error> {
+        match self.call(Question::Place { log, create }).await? {
+            Answer::Created(log) => Ok(log),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Creates a log for somebody else, who has named the request.
+    ///
+    /// # Errors
+    /// As for [`Client::create`].
+    pub async fn create_as(&self, create: CreateRequest) -> Result<LogId, Error> {
+        match self.call(Question::Create(create)).await? {
+            Answer::Created(log) => Ok(log),
+            other => Err(strange(&other)),
+        }
+    }
+
     /// The state of one log.
     ///
     /// # Errors
-    /// `Invalid`: there is no such log.
+    /// `NotFound`: there is no such log.
     pub async fn stat(&self, log: LogId) -> Result<LogState, Error> {
         match self.call(Question::Stat { log }).await? {
             Answer::Logs(mut logs) if logs.len() == 1 => Ok(logs.swap_remove(0)),
@@ -190,7 +229,7 @@ impl Client {
     /// At most `count` records of a log, from `from` on; go on at [`Stretch::next`] until there are none.
     ///
     /// # Errors
-    /// `Invalid`: there is no such log, or `from` is no record's address.
+    /// `NotFound`: there is no such log, or no record at `from`.
     pub async fn scan(&self, log: LogId, from: LogAddress, count: u32) -> Result<Stretch, Error> {
         match self.call(Question::Scan { log, from, count }).await? {
             Answer::Entries(stretch) => Ok(stretch),
@@ -212,7 +251,7 @@ impl Client {
     /// Makes this mirror writable under a new epoch. Takes an admin's certificate. Never repeated by itself.
     ///
     /// # Errors
-    /// `Invalid`: this client is no admin, or the node no mirror. `Unavailable`: the answer was lost; look at the
+    /// `Forbidden`: this client is no admin. `Invalid`: the node is no mirror. `Unavailable`: the answer was lost; look at the
     /// node's status before another attempt.
     pub async fn promote(&self, dry_run: bool) -> Result<Promotion, Error> {
         match self.call(Question::Promote { dry_run }).await? {
@@ -221,15 +260,42 @@ impl Client {
         }
     }
 
+    /// Changes the erasure code of the live link, until the node is started again. Answers with the code in force:
+    /// name, version and parameters. Takes an admin's certificate.
+    ///
+    /// # Errors
+    /// `Forbidden`: this client is no admin. `Invalid`: there is no such code, or it does not take these parameters.
+    /// `Unsupported`: the node has no link that takes codes. `Unavailable`: the link is down.
+    pub async fn change_code(
+        &self,
+        name: impl Into<String>,
+        parameters: impl Into<String>,
+    ) -> Result<String, Error> {
+        let code = CodeRequest { name: name.into(), parameters: parameters.into() };
+        code.check()?;
+        match self.call(Question::ChangeCode(code)).await? {
+            Answer::CodeChanged(code) => Ok(code),
+            other => Err(strange(&other)),
+        }
+    }
+
     /// Digests the records of a log that start before `until`. Takes an admin's certificate.
     ///
     /// # Errors
-    /// `Invalid`: this client is no admin, or there is no such log.
+    /// `Forbidden`: this client is no admin. `NotFound`: there is no such log.
     pub async fn digest(&self, log: LogId, until: LogAddress) -> Result<LogDigest, Error> {
         match self.call(Question::Digest { log, until }).await? {
             Answer::Digest(digest) => Ok(digest),
             other => Err(strange(&other)),
         }
+    }
+
+    /// Bytes of the connection that is up, if one is: to show how far a large call has come.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        // Who holds the lock is connecting, and nothing flows.
+        let link = self.inner.link.try_lock().ok();
+        link.and_then(|link| link.session.as_ref().map(|session| session.traffic())).unwrap_or_default()
     }
 
     /// Closes the connection and waits until the node knows. Calls under way fail.
@@ -339,11 +405,6 @@ impl Client {
     }
 }
 
-fn random_request() -> RequestId {
-    // Zero means "none given".
-    RequestId(rand::random::<u128>().max(1))
-}
-
 /// Between half of the pause and all of it, so that clients that lost one node do not return as one.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..=1.0))
@@ -360,6 +421,7 @@ fn strange(answer: &Answer) -> Error {
         Answer::Status(_) => "status",
         Answer::Promoted(_) => "promoted",
         Answer::Digest(_) => "digest",
+        Answer::CodeChanged(_) => "code changed",
     };
     Error::internal(format!("the node answered another question ({kind}); use the same release at both ends"))
 }

@@ -27,7 +27,8 @@ mod session;
 pub use client::Client;
 pub use config::{AppendOptions, ClientConfig};
 pub use parhelion_gate::{
-    Appended as Acked, Entry, EntryKind, Identity, LogDigest, LogState, Missing, Promotion, ReadRecord,
-    Stage, Stretch, TlsError,
+    Appended as Acked, CreateRequest, Entry, EntryKind, Identity, LogDigest, LogState, Missing, Promotion,
+    ReadRecord, Stage, Stretch, TlsError,
 };
 pub use parhelion_types::RequestId;
+pub use session::Traffic;

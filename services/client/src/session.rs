@@ -21,6 +21,15 @@ pub(crate) struct Session {
     waiting: Arc<Waiting>,
 }
 
+/// Bytes that a connection has carried, QUIC's own included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To the node.
+    pub sent: u64,
+    /// From the node.
+    pub received: u64,
+}
+
 /// Why a connection is no more.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Lost {
@@ -78,6 +87,12 @@ impl Session {
             Question::List { from: LogId(u32::MAX) }.to_frame(PROOF).map_err(Lost::Refused)?;
         session.ask(PROOF, head, payload).await?.map_err(Lost::Refused)?;
         Ok(session)
+    }
+
+    /// What it has carried.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let stats = self.connection.stats();
+        Traffic { sent: stats.udp_tx.bytes, received: stats.udp_rx.bytes }
     }
 
     /// Whether it can still be used, as far as known.
@@ -188,7 +203,7 @@ async fn read_answers(connection: Connection, mut receive: RecvStream, waiting: 
 
 /// Whether a connection that ended so should be made again.
 fn lost(address: SocketAddr, error: &ConnectionError) -> Lost {
-    let refused = |message: String| Lost::Refused(Error::invalid(message));
+    let refused = |message: String| Lost::Refused(Error::forbidden(message));
     match error {
         ConnectionError::ApplicationClosed(close) => {
             let reason = String::from_utf8_lossy(&close.reason);
@@ -206,10 +221,12 @@ fn lost(address: SocketAddr, error: &ConnectionError) -> Lost {
                 String::from_utf8_lossy(&close.reason)
             ))
         }
-        ConnectionError::TransportError(error) if is_crypto(u64::from(error.code)) => refused(format!(
-            "the certificate of the node at {address} cannot be trusted: {}; use the authority that issued it",
-            error.reason
-        )),
+        ConnectionError::TransportError(error) if is_crypto(u64::from(error.code)) => {
+            Lost::Refused(Error::invalid(format!(
+                "the certificate of the node at {address} cannot be trusted: {}; use the authority that issued it",
+                error.reason
+            )))
+        }
         other => Lost::Gone(format!("no connection to {address}: {other}")),
     }
 }

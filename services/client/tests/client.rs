@@ -73,7 +73,7 @@ async fn every_call_makes_its_round_trip() {
     assert_eq!(record.payload, Bytes::from_static(b"one order"));
     client.free(log, acked.address).await.unwrap();
     client.free(log, acked.address).await.unwrap();
-    assert_eq!(client.read(log, acked.address).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(client.read(log, acked.address).await.unwrap_err().kind(), ErrorKind::NotFound);
 
     let state = client.stat(log).await.unwrap();
     assert_eq!((state.name.as_str(), state.degrade, state.freed), ("orders", Degrade::Fail, 1));
@@ -88,10 +88,13 @@ async fn every_call_makes_its_round_trip() {
     let digest = client.digest(log, state.end).await.unwrap();
     assert_eq!(digest.digest, *blake3::hash(b"one order").as_bytes());
     assert_eq!(client.promote(true).await.unwrap().logs, 1);
+    assert_eq!(client.change_code("reed-solomon", "r=8 c=3").await.unwrap(), "reed-solomon r=8 c=3");
+    let error = client.change_code(memory::UNKNOWN_CODE, "").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     let error = client.stat(LogId(9)).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.message()),
-        (ErrorKind::Invalid, "log 9 does not exist; create it first")
+        (ErrorKind::NotFound, "log 9 does not exist; create it first")
     );
     client.close().await;
 }
@@ -153,7 +156,7 @@ async fn a_refused_certificate_is_explained() {
     let theirs = make_pki();
     // Wrong role: the node says what it takes.
     let error = Client::connect(config(address, ours.path(), "node-2")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
     assert!(error.message().contains("role link, metadata, storage"), "{error}");
     assert!(error.message().contains("client or admin"), "{error}");
     // Another authority: the client does not trust the node.
@@ -166,11 +169,12 @@ async fn a_refused_certificate_is_explained() {
     let [certificate, key] = ["client.pem", "client.key"].map(|file| theirs.path().join(file));
     let mixed = Identity::load(&ours.path().join("ca.pem"), &certificate, &key).unwrap();
     let error = Client::connect(ClientConfig::new(address, mixed)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
     assert!(error.message().contains("refused this client's certificate"), "{error}");
     // What a client may not do.
     let client = Client::connect(config(address, ours.path(), "client")).await.unwrap();
     let error = client.promote(false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
     assert!(error.message().contains("takes admin"), "{error}");
 }
 

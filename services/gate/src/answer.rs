@@ -8,9 +8,9 @@ use parhelion_types::{
     Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, SourceTime,
 };
 use parhelion_wire::client::{
-    AppendedV1, ArchivedEntryV1, ArchivedLogStateV1, ArchivedMissingV1, ArchivedStageV1, CreatedV1, DigestV1,
-    EntriesV1, EntryV1, FailureV1, FreedV1, LogStateV1, LogsV1, MissingV1, NodeStateV1, PromotedV1,
-    ReadBytesV1, StageV1,
+    AppendedV1, ArchivedEntryV1, ArchivedLogStateV1, ArchivedMissingV1, ArchivedStageV1, CodeChangedV1,
+    CreatedV1, DigestV1, EntriesV1, EntryV1, FailureV1, FreedV1, LogStateV1, LogsV1, MissingV1, NodeStateV1,
+    PromotedV1, ReadBytesV1, StageV1,
 };
 use parhelion_wire::{Checked, Envelope, Message, WireError, frame};
 
@@ -57,6 +57,8 @@ pub enum Answer {
     Promoted(Promotion),
     /// To digest.
     Digest(LogDigest),
+    /// To a change of code.
+    CodeChanged(String),
 }
 
 impl Answer {
@@ -97,6 +99,9 @@ impl Answer {
             Self::Digest(LogDigest { digest, records, bytes }) => {
                 let message = DigestV1 { digest: *digest, records: *records, bytes: *bytes };
                 (frame(&message, &none, correlation), none)
+            }
+            Self::CodeChanged(code) => {
+                (frame(&CodeChangedV1 { code: code.clone() }, &none, correlation), none)
             }
         };
         let head =
@@ -170,6 +175,10 @@ impl Answer {
                 let message = message.get();
                 let (records, bytes) = (message.records.to_native(), message.bytes.to_native());
                 Ok(Self::Digest(LogDigest { digest: message.digest, records, bytes }))
+            }
+            CodeChangedV1::KIND => {
+                let message = read::<CodeChangedV1>(NODE, envelope, body)?;
+                Ok(Self::CodeChanged(message.get().code.as_str().to_owned()))
             }
             kind => {
                 let error = WireError::Version { kind, version: envelope.version };
@@ -263,6 +272,7 @@ fn log_message(log: &LogState) -> LogStateV1 {
         end_offset: log.end.offset,
         mirrored_records: log.mirrored_records,
         freed: log.freed,
+        refusal: log.refusal.map_or(0, ErrorKind::code),
     }
 }
 
@@ -278,6 +288,7 @@ fn read_log(log: &ArchivedLogStateV1) -> Result<LogState, Error> {
         end: LogAddress::new(log.end_segment.to_native(), log.end_offset.to_native()),
         mirrored_records: log.mirrored_records.to_native(),
         freed: log.freed.to_native(),
+        refusal: (log.refusal != 0).then(|| ErrorKind::from_code(log.refusal)),
     })
 }
 
@@ -361,6 +372,7 @@ mod tests {
             end: LogAddress::new(5, 6),
             mirrored_records: 7,
             freed: 8,
+            refusal: (log % 2 == 1).then_some(ErrorKind::Corrupt),
         }
     }
 
@@ -428,6 +440,7 @@ mod tests {
                 behind_gap_count: 1,
             }),
             Answer::Digest(LogDigest { digest: [7; 32], records: 8, bytes: 9 }),
+            Answer::CodeChanged("reed-solomon/1 r=8 c=3".to_owned()),
         ];
         for answer in answers {
             let (head, payload) = answer.to_frame(3).unwrap();

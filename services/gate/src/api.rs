@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parhelion_types::limits::APPEND_BYTES_MAX;
-use parhelion_types::{Error, ErrorKind, Role};
+use parhelion_types::{Error, ErrorKind, Role, SiteId};
 use parhelion_wire::client::AppendV1;
 use parhelion_wire::{Envelope, Message};
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig};
@@ -117,6 +117,25 @@ impl Api {
         identity: &Identity,
         backend: Arc<dyn Backend>,
     ) -> Result<Self, ApiError> {
+        Self::start_with(config, identity, Doors { clients: backend, nodes: None })
+    }
+
+    /// Starts to listen, for clients and for the other nodes of `site`. Nodes are answered by a backend of their
+    /// own, `nodes`: what they ask has been routed already and must not be routed again.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or the certificate cannot be used.
+    pub fn start_in_site(
+        config: ApiConfig,
+        identity: &Identity,
+        clients: Arc<dyn Backend>,
+        site: SiteId,
+        nodes: Arc<dyn Backend>,
+    ) -> Result<Self, ApiError> {
+        Self::start_with(config, identity, Doors { clients, nodes: Some((site, nodes)) })
+    }
+
+    fn start_with(config: ApiConfig, identity: &Identity, doors: Doors) -> Result<Self, ApiError> {
         let mut server = ServerConfig::with_crypto(identity.quic_server(CLIENT_PROTOCOL)?);
         let transport = quic::transport(config.idle_timeout, None)
             .map_err(|_| ApiError::IdleTimeout(config.idle_timeout))?;
@@ -124,7 +143,7 @@ impl Api {
         let endpoint = quic::endpoint(config.listen, Some(server), Some(identity.secret()))
             .map_err(|source| ApiError::Bind { address: config.listen, source })?;
         let (stop, stopping) = watch::channel(false);
-        let accepting = tokio::spawn(accept(endpoint.clone(), config, backend, stopping));
+        let accepting = tokio::spawn(accept(endpoint.clone(), config, doors, stopping));
         Ok(Self { endpoint, stop, accepting })
     }
 
@@ -159,26 +178,63 @@ impl Drop for Api {
 
 const STOPPING: &str = "the node is stopping; connect again later";
 
+/// Who answers whom.
+#[derive(Clone)]
+struct Doors {
+    clients: Arc<dyn Backend>,
+    /// The site whose nodes are let in, and who answers them.
+    nodes: Option<(SiteId, Arc<dyn Backend>)>,
+}
+
+impl Doors {
+    /// Who answers the owner of this certificate, and as whom; in words why nobody does.
+    fn open(&self, certificate: &CertificateDer<'_>) -> Result<(Caller, Arc<dyn Backend>), String> {
+        if let Some((site, nodes)) = &self.nodes
+            && tls::peer_roles(certificate).iter().any(|role| role.is_node())
+        {
+            tls::require_site(certificate, *site)?;
+            return Ok((Caller::Node, nodes.clone()));
+        }
+        let roles = tls::require_role(certificate, &[Role::Client, Role::Admin])?;
+        let caller = if roles.contains(&Role::Admin) { Caller::Admin } else { Caller::Client };
+        Ok((caller, self.clients.clone()))
+    }
+}
+
 /// What a connection's streams share.
 struct Session {
     backend: Arc<dyn Backend>,
     connection: Connection,
-    is_admin: bool,
+    caller: Caller,
     in_flight: Budget,
     questions: Arc<Semaphore>,
     answers: Budget,
     stopping: watch::Receiver<bool>,
 }
 
+/// As whom a connection asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    Client,
+    Admin,
+    /// Another node of the site; it has checked its own callers.
+    Node,
+}
+
+impl Caller {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Admin => "admin",
+            Self::Node => "node",
+        }
+    }
+}
+
 /// What an answer gives back once it is written.
 type Owed = (Held, OwnedSemaphorePermit);
 
-async fn accept(
-    endpoint: Endpoint,
-    config: ApiConfig,
-    backend: Arc<dyn Backend>,
-    mut stopping: watch::Receiver<bool>,
-) {
+async fn accept(endpoint: Endpoint, config: ApiConfig, doors: Doors, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -195,37 +251,32 @@ async fn accept(
             // Under load a client first shows that it owns its address; one that may not retry has done so.
             let _ = incoming.retry();
         } else {
-            connections.spawn(serve(incoming, config.clone(), backend.clone(), stopping.clone()));
+            connections.spawn(serve(incoming, config.clone(), doors.clone(), stopping.clone()));
         }
     }
     endpoint.set_server_config(None);
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(
-    incoming: Incoming,
-    config: ApiConfig,
-    backend: Arc<dyn Backend>,
-    mut stopping: watch::Receiver<bool>,
-) {
+async fn serve(incoming: Incoming, config: ApiConfig, doors: Doors, mut stopping: watch::Receiver<bool>) {
     let peer = incoming.remote_address();
     let connection = match timeout(HANDSHAKE_TIMEOUT, incoming.into_future()).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::warn!(%peer, %error, "client refused: no handshake"),
         Err(_) => return tracing::warn!(%peer, "client refused: the handshake took too long"),
     };
-    let is_admin = match access(&connection) {
-        Ok(is_admin) => is_admin,
+    let (caller, backend) = match access(&connection, &doors) {
+        Ok(access) => access,
         Err(reason) => {
             tracing::warn!(%peer, reason, "client refused: certificate");
             return connection.close(CLOSE_REFUSED, reason.as_bytes());
         }
     };
-    tracing::debug!(%peer, is_admin, "client connected");
+    tracing::debug!(%peer, caller = caller.name(), "client connected");
     let session = Arc::new(Session {
         backend,
         connection: connection.clone(),
-        is_admin,
+        caller,
         in_flight: config.in_flight,
         questions: Arc::new(Semaphore::new(config.questions_max.max(1))),
         answers: Budget::new(ANSWER_BYTES_MAX as u64),
@@ -251,15 +302,14 @@ async fn serve(
     }
 }
 
-/// Whether the client is an admin; an error if it is no client at all.
-fn access(connection: &Connection) -> Result<bool, String> {
+/// Who is at the other end, and who answers it.
+fn access(connection: &Connection, doors: &Doors) -> Result<(Caller, Arc<dyn Backend>), String> {
     let chain =
         connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'_>>>().ok());
     let certificate = chain.as_deref().and_then(|chain| chain.first());
     let certificate =
         certificate.ok_or("no certificate was shown; show one with the role client or admin")?;
-    let roles = tls::require_role(certificate, &[Role::Client, Role::Admin])?;
-    Ok(roles.contains(&Role::Admin))
+    doors.open(certificate)
 }
 
 async fn serve_stream(session: Arc<Session>, send: SendStream, mut receive: RecvStream) {
@@ -345,8 +395,14 @@ fn admit(
     payload: bytes::Bytes,
 ) -> Result<Question, Error> {
     let question = Question::parse(envelope, body, payload)?;
-    if question.needs_admin() && !session.is_admin {
-        return Err(Error::invalid(format!(
+    if question.needs_node() && session.caller != Caller::Node {
+        return Err(Error::forbidden(format!(
+            "{}: only the nodes of a site ask this of each other; create the log instead",
+            question.name()
+        )));
+    }
+    if question.needs_admin() && session.caller == Caller::Client {
+        return Err(Error::forbidden(format!(
             "{}: the certificate was issued for the role client, and this takes admin; use an admin's certificate",
             question.name()
         )));
@@ -368,6 +424,7 @@ async fn ask_safely(backend: &dyn Backend, question: Question) -> Result<Answer,
 async fn ask(backend: &dyn Backend, question: Question) -> Result<Answer, Error> {
     Ok(match question {
         Question::Create(create) => Answer::Created(backend.create(create).await?),
+        Question::Place { log, create } => Answer::Created(backend.place(log, create).await?),
         Question::Append(append) => Answer::Appended(Box::new(backend.append(append).await?)),
         Question::Read { log, address } => Answer::Record(backend.read(log, address).await?),
         Question::Free { log, address } => {
@@ -382,6 +439,7 @@ async fn ask(backend: &dyn Backend, question: Question) -> Result<Answer, Error>
         Question::Status { histograms } => Answer::Status(backend.status(histograms).await?),
         Question::Promote { dry_run } => Answer::Promoted(backend.promote(dry_run).await?),
         Question::Digest { log, until } => Answer::Digest(backend.digest(log, until).await?),
+        Question::ChangeCode(code) => Answer::CodeChanged(backend.change_code(code).await?),
     })
 }
 

@@ -6,8 +6,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parhelion_types::limits::{APPEND_BYTES_MAX, LOG_NAME_BYTES_MAX};
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, LogAddress, LogId, RequestId, Risk, SourceTime, TraceContext,
+    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, SourceTime,
+    TraceContext,
 };
+
+/// Longest name and parameters of a code together: far more than any code takes.
+const CODE_BYTES_MAX: usize = 1024;
 
 /// The answer to a request, some time later.
 pub type Later<'a, T> = BoxFuture<'a, Result<T, Error>>;
@@ -19,6 +23,17 @@ pub type Later<'a, T> = BoxFuture<'a, Result<T, Error>>;
 pub trait Backend: Send + Sync + 'static {
     /// Creates a log.
     fn create(&self, request: CreateRequest) -> Later<'_, LogId>;
+    /// Creates a log here, under a number that the site's metadata node has chosen. Asking again is no error.
+    fn place(&self, log: LogId, request: CreateRequest) -> Later<'_, LogId> {
+        let CreateRequest { name, .. } = request;
+        let error = Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "log {log} ({name:?}) cannot be placed here: this node stores no logs for others; check site.storage"
+            ),
+        );
+        Box::pin(std::future::ready(Err(error)))
+    }
     /// Appends, and answers when the append is as safe as asked.
     fn append(&self, request: AppendRequest) -> Later<'_, Appended>;
     /// Reads one append.
@@ -37,6 +52,12 @@ pub trait Backend: Send + Sync + 'static {
     fn promote(&self, dry_run: bool) -> Later<'_, Promotion>;
     /// Digests the records of a log that start before `until`.
     fn digest(&self, log: LogId, until: LogAddress) -> Later<'_, LogDigest>;
+    /// Changes the code of the live link and answers when symbols flow under the new one: its name, version and
+    /// parameters.
+    fn change_code(&self, _request: CodeRequest) -> Later<'_, String> {
+        let message = "change code: this node has no link to another site; ask a node of the primary site";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Unsupported, message))))
+    }
 }
 
 /// Asks for a log.
@@ -48,6 +69,15 @@ pub struct CreateRequest {
     pub degrade: Degrade,
     /// Makes a retry safe.
     pub request: RequestId,
+}
+
+/// Asks for another code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeRequest {
+    /// Name of the code.
+    pub name: String,
+    /// Its parameters, `name=value` separated by blanks; empty for its defaults.
+    pub parameters: String,
 }
 
 /// Asks for an append.
@@ -151,6 +181,9 @@ pub struct LogState {
     pub mirrored_records: u64,
     /// Appends that were freed.
     pub freed: u64,
+    /// Why the log takes no records, where it takes none: it is damaged, fenced, or cannot be written. The
+    /// node's status has the words.
+    pub refusal: Option<ErrorKind>,
 }
 
 /// Records of a log in log order; none at the end of the log.
@@ -258,6 +291,26 @@ impl CreateRequest {
     }
 }
 
+impl CodeRequest {
+    /// Checks what needs no knowledge of the codes.
+    ///
+    /// # Errors
+    /// `Invalid`: there is no name, or there are more words than any code takes.
+    pub fn check(&self) -> Result<(), Error> {
+        let Self { name, parameters } = self;
+        if name.is_empty() {
+            return Err(Error::invalid("change code: no code is named; give one such as reed-solomon"));
+        }
+        let bytes = name.len() + parameters.len();
+        if bytes > CODE_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "change code: name and parameters have {bytes} bytes; give at most {CODE_BYTES_MAX}"
+            )));
+        }
+        Ok(())
+    }
+}
+
 impl AppendRequest {
     /// Checks what needs no knowledge of the node.
     ///
@@ -293,6 +346,13 @@ impl EntryKind {
     }
 }
 
+/// An id for a request whose caller gave none, so that its retry is safe.
+#[must_use]
+pub fn random_request() -> RequestId {
+    // Zero means "none given".
+    RequestId(rand::random::<u128>().max(1))
+}
+
 /// The error for an append of `bytes`, which is more than any append may have.
 #[must_use]
 pub fn append_too_long(log: LogId, bytes: usize) -> Error {
@@ -303,8 +363,6 @@ pub fn append_too_long(log: LogId, bytes: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use parhelion_types::ErrorKind;
-
     use super::*;
 
     #[test]

@@ -22,8 +22,8 @@ pub mod tls;
 pub use answer::Answer;
 pub use api::{Api, ApiConfig, ApiError};
 pub use backend::{
-    AppendRequest, Appended, Backend, CreateRequest, Entry, EntryKind, LogDigest, LogState, Missing,
-    Promotion, ReadRecord, Stage, Stretch,
+    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Entry, EntryKind, LogDigest, LogState,
+    Missing, Promotion, ReadRecord, Stage, Stretch,
 };
 pub use budget::{Budget, Held};
 pub use question::Question;

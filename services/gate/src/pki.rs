@@ -18,7 +18,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
-use crate::tls::{AUTHORITY_FILE, ROLE_URI, SERVER_NAME};
+use crate::tls::{AUTHORITY_FILE, ROLE_URI, SERVER_NAME, SITE_URI};
 
 /// What [`init`] makes.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Subject {
     pub name: String,
     /// What it may be used for.
     pub roles: Vec<Role>,
+    /// The site it is a node of; none for clients and admins.
+    pub site: Option<SiteId>,
     /// DNS names or IP addresses; only a node needs any.
     pub names: Vec<String>,
 }
@@ -118,7 +120,7 @@ fn subjects(options: &InitOptions) -> Vec<Subject> {
     let mut subjects: Vec<_> =
         options.sites.iter().map(|site| Subject::node(*site, &options.names)).collect();
     for (name, role) in [("client", Role::Client), ("admin", Role::Admin)] {
-        subjects.push(Subject { name: name.to_owned(), roles: vec![role], names: Vec::new() });
+        subjects.push(Subject { name: name.to_owned(), roles: vec![role], site: None, names: Vec::new() });
     }
     subjects
 }
@@ -130,6 +132,7 @@ impl Subject {
         Self {
             name: format!("node-{site}"),
             roles: vec![Role::Storage, Role::Metadata, Role::Link],
+            site: Some(site),
             names: [SERVER_NAME.to_owned()].into_iter().chain(names.iter().cloned()).collect(),
         }
     }
@@ -140,7 +143,7 @@ impl Subject {
 
     /// Nodes serve; clients and admins only connect.
     fn is_node(&self) -> bool {
-        self.roles.iter().any(|role| !matches!(role, Role::Client | Role::Admin))
+        self.roles.iter().any(|role| role.is_node())
     }
 }
 
@@ -212,11 +215,13 @@ impl Authority {
 fn alternative_names(subject: &Subject) -> Result<Vec<SanType>, rcgen::Error> {
     let roles =
         subject.roles.iter().map(|role| Ia5String::try_from(format!("{ROLE_URI}{role}")).map(SanType::URI));
+    let site =
+        subject.site.iter().map(|site| Ia5String::try_from(format!("{SITE_URI}{site}")).map(SanType::URI));
     let names = subject.names.iter().map(|name| match name.parse::<IpAddr>() {
         Ok(address) => Ok(SanType::IpAddress(address)),
         Err(_) => Ia5String::try_from(name.as_str()).map(SanType::DnsName),
     });
-    roles.chain(names).collect()
+    roles.chain(site).chain(names).collect()
 }
 
 fn common_name(name: &str) -> DistinguishedName {

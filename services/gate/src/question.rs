@@ -8,7 +8,8 @@ use parhelion_types::{
     Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, TraceContext,
 };
 use parhelion_wire::client::{
-    AppendV1, CreateV1, DigestLogV1, FreeV1, ListV1, PromoteV1, ReadV1, ScanV1, StatV1, StatusV1,
+    AppendV1, ChangeCodeV1, CreateV1, DigestLogV1, FreeV1, ListV1, PlaceV1, PromoteV1, ReadV1, ScanV1,
+    StatV1, StatusV1,
 };
 use parhelion_wire::{Checked, Envelope, Message, WireError, frame};
 use rkyv::Portable;
@@ -16,7 +17,7 @@ use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::BoxedError;
 
-use crate::backend::{AppendRequest, CreateRequest};
+use crate::backend::{AppendRequest, CodeRequest, CreateRequest};
 
 /// One question of a client.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,8 @@ use crate::backend::{AppendRequest, CreateRequest};
 pub enum Question {
     /// Creates a log.
     Create(CreateRequest),
+    /// Creates a log under a number that the metadata node has chosen; nodes ask this of each other.
+    Place { log: LogId, create: CreateRequest },
     /// Appends.
     Append(AppendRequest),
     /// Reads one append.
@@ -42,6 +45,8 @@ pub enum Question {
     Promote { dry_run: bool },
     /// Digests a log.
     Digest { log: LogId, until: LogAddress },
+    /// Changes the code of the live link.
+    ChangeCode(CodeRequest),
 }
 
 impl Question {
@@ -50,6 +55,7 @@ impl Question {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Create(_) => "create",
+            Self::Place { .. } => "place",
             Self::Append(_) => "append",
             Self::Read { .. } => "read",
             Self::Free { .. } => "free",
@@ -59,13 +65,32 @@ impl Question {
             Self::Status { .. } => "status",
             Self::Promote { .. } => "promote",
             Self::Digest { .. } => "digest",
+            Self::ChangeCode(_) => "change code",
         }
     }
 
     /// Whether only an admin may ask this.
     #[must_use]
     pub fn needs_admin(&self) -> bool {
-        matches!(self, Self::Promote { .. } | Self::Digest { .. })
+        match self {
+            Self::Promote { .. } | Self::Digest { .. } | Self::ChangeCode(_) => true,
+            // A new question is decided on here, not by leaving it out.
+            Self::Create(_)
+            | Self::Place { .. }
+            | Self::Append(_)
+            | Self::Read { .. }
+            | Self::Free { .. }
+            | Self::List { .. }
+            | Self::Stat { .. }
+            | Self::Scan { .. }
+            | Self::Status { .. } => false,
+        }
+    }
+
+    /// Whether only another node of the site may ask this.
+    #[must_use]
+    pub fn needs_node(&self) -> bool {
+        matches!(self, Self::Place { .. })
     }
 
     /// Whether asking twice has the effect of asking once. Creation and appends are made so by their ids.
@@ -90,10 +115,12 @@ impl Question {
                 MESSAGE_BYTES_MAX
             }
             Self::Create(_)
+            | Self::Place { .. }
             | Self::Append(_)
             | Self::Free { .. }
             | Self::Stat { .. }
-            | Self::Digest { .. } => SMALL,
+            | Self::Digest { .. }
+            | Self::ChangeCode(_) => SMALL,
         }
     }
 
@@ -106,6 +133,11 @@ impl Question {
         let head = match self {
             Self::Create(CreateRequest { name, degrade, request }) => frame(
                 &CreateV1 { name: name.clone(), degrade: degrade.code(), request: request.0 },
+                &none,
+                correlation,
+            ),
+            Self::Place { log, create: CreateRequest { name, degrade, request } } => frame(
+                &PlaceV1 { log: log.0, name: name.clone(), degrade: degrade.code(), request: request.0 },
                 &none,
                 correlation,
             ),
@@ -137,6 +169,11 @@ impl Question {
                 &none,
                 correlation,
             ),
+            Self::ChangeCode(CodeRequest { name, parameters }) => frame(
+                &ChangeCodeV1 { name: name.clone(), parameters: parameters.clone() },
+                &none,
+                correlation,
+            ),
         };
         Ok((head.map_err(|error| refused(self.name(), &error))?, none))
     }
@@ -157,15 +194,15 @@ impl Question {
             CreateV1::KIND => {
                 let message = read::<CreateV1>("create", envelope, body)?;
                 let message = message.get();
-                let create = CreateRequest {
-                    name: message.name.as_str().to_owned(),
-                    degrade: Degrade::from_code(message.degrade).ok_or_else(|| {
-                        unknown("create", "degrade policy", message.degrade, "0 block, 1 degrade, 2 fail")
-                    })?,
-                    request: RequestId(message.request.to_native()),
-                };
-                create.check()?;
-                Self::Create(create)
+                let (name, request) = (message.name.as_str(), message.request.to_native());
+                Self::Create(read_create("create", name, message.degrade, request)?)
+            }
+            PlaceV1::KIND => {
+                let message = read::<PlaceV1>("place", envelope, body)?;
+                let message = message.get();
+                let (name, request) = (message.name.as_str(), message.request.to_native());
+                let create = read_create("place", name, message.degrade, request)?;
+                Self::Place { log: LogId(message.log.to_native()), create }
             }
             AppendV1::KIND => {
                 let append = read_append(&read::<AppendV1>("append", envelope, body)?, payload)?;
@@ -212,6 +249,14 @@ impl Question {
                 let until = LogAddress::new(message.segment.to_native(), message.offset.to_native());
                 Self::Digest { log: LogId(message.log.to_native()), until }
             }
+            ChangeCodeV1::KIND => {
+                let message = read::<ChangeCodeV1>("change code", envelope, body)?;
+                let message = message.get();
+                let (name, parameters) = (message.name.as_str(), message.parameters.as_str());
+                let code = CodeRequest { name: name.to_owned(), parameters: parameters.to_owned() };
+                code.check()?;
+                Self::ChangeCode(code)
+            }
             kind => {
                 let error = WireError::Version { kind, version: envelope.version };
                 return Err(Error::new(
@@ -221,6 +266,15 @@ impl Question {
             }
         })
     }
+}
+
+fn read_create(what: &str, name: &str, degrade: u8, request: u128) -> Result<CreateRequest, Error> {
+    let policies = "0 block, 1 degrade, 2 fail";
+    let degrade =
+        Degrade::from_code(degrade).ok_or_else(|| unknown(what, "degrade policy", degrade, policies))?;
+    let create = CreateRequest { name: name.to_owned(), degrade, request: RequestId(request) };
+    create.check()?;
+    Ok(create)
 }
 
 fn append_message(append: &AppendRequest) -> AppendV1 {
@@ -318,7 +372,8 @@ mod tests {
         let create =
             CreateRequest { name: "orders".to_owned(), degrade: Degrade::Fail, request: RequestId(1 << 90) };
         let questions = [
-            Question::Create(create),
+            Question::Create(create.clone()),
+            Question::Place { log, create },
             Question::Append(append()),
             Question::Append(AppendRequest { deadline: None, ..append() }),
             Question::Read { log, address: at },
@@ -329,6 +384,10 @@ mod tests {
             Question::Status { histograms: true },
             Question::Promote { dry_run: true },
             Question::Digest { log, until: at },
+            Question::ChangeCode(CodeRequest {
+                name: "reed-solomon".to_owned(),
+                parameters: "r=8 c=3".to_owned(),
+            }),
         ];
         for question in questions {
             let (head, payload) = question.to_frame(9).unwrap();

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parhelion_types::Role;
+use parhelion_types::{Role, SiteId};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::Resumption;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -27,6 +27,9 @@ pub const CLIENT_PROTOCOL: &[u8] = b"parhelion/client/1";
 pub const LINK_PROTOCOL: &[u8] = b"parhelion/link/1";
 /// Prefix of the URIs in a certificate that name its roles.
 pub const ROLE_URI: &str = "parhelion://role/";
+
+/// Prefix of the URI in a node's certificate that names its site.
+pub const SITE_URI: &str = "parhelion://site/";
 
 /// File name of the authority's certificate in a PKI directory.
 pub const AUTHORITY_FILE: &str = "ca.pem";
@@ -179,13 +182,35 @@ impl fmt::Debug for Identity {
 /// and roles that this release does not know are passed over.
 #[must_use]
 pub fn peer_roles(certificate: &CertificateDer<'_>) -> BTreeSet<Role> {
-    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else { return BTreeSet::new() };
-    let Ok(Some(names)) = parsed.subject_alternative_name() else { return BTreeSet::new() };
-    let uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix(ROLE_URI),
+    uris(certificate, ROLE_URI).iter().filter_map(|role| role.parse().ok()).collect()
+}
+
+/// Whether a certificate belongs to a node of that site; in words why not. Each site's nodes are trusted by each
+/// other alone: the other site's may feed a mirror and may not ask for anything else.
+///
+/// # Errors
+/// What the certificate is for, what it takes, and what to do.
+pub fn require_site(certificate: &CertificateDer<'_>, site: SiteId) -> Result<(), String> {
+    let sites = uris(certificate, SITE_URI);
+    if sites.iter().any(|uri| uri.parse() == Ok(site)) {
+        return Ok(());
+    }
+    let has = if sites.is_empty() { "no site".to_owned() } else { format!("site {}", sites.join(", ")) };
+    Err(format!(
+        "the certificate was issued for a node of {has}, and this takes a node of site {site}; use the certificate \
+         node-{site} that `parhelion pki init` made"
+    ))
+}
+
+/// What follows `prefix` in the URIs of a certificate's alternative names.
+fn uris(certificate: &CertificateDer<'_>, prefix: &str) -> Vec<String> {
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let words = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(prefix),
         _ => None,
     });
-    uris.filter_map(|role| role.parse().ok()).collect()
+    words.map(str::to_owned).collect()
 }
 
 /// Whether a certificate was issued for at least one of `wanted`; in words why not.

@@ -57,7 +57,8 @@ fn nothing_is_overwritten() {
 fn an_authority_issues_later_certificates() {
     let directory = made();
     let authority = Authority::load(directory.path()).unwrap();
-    let auditor = Subject { name: "auditor".to_owned(), roles: vec![Role::Client], names: Vec::new() };
+    let auditor =
+        Subject { name: "auditor".to_owned(), roles: vec![Role::Client], site: None, names: Vec::new() };
     authority.issue(&auditor, InitOptions::default().validity).unwrap();
     assert!(matches!(authority.issue(&auditor, InitOptions::default().validity), Err(PkiError::Exists(_))));
     connect(directory.path(), "node-1", directory.path(), "auditor", SERVER_NAME).unwrap();

@@ -16,7 +16,7 @@ use parhelion_gate::{
     Answer, Api, ApiConfig, AppendRequest, Backend, Budget, CreateRequest, Identity, Question,
 };
 use parhelion_types::limits::APPEND_BYTES_MAX;
-use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogId, RequestId, Risk, TraceContext};
+use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogId, RequestId, Risk, SiteId, TraceContext};
 use parhelion_wire::PAYLOAD_BYTES_MAX;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 
@@ -228,7 +228,7 @@ async fn roles_decide() {
     {
         client.ask(question, correlation as u64).await;
         let error = client.answer().await.1.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.kind(), ErrorKind::Forbidden);
         assert!(error.message().contains(question.name()) && error.message().contains("admin"), "{error}");
     }
     let mut admin = connect(&site, "admin").await.unwrap();
@@ -248,6 +248,50 @@ async fn roles_decide() {
         reason.contains("role link, metadata, storage") && reason.contains("client or admin"),
         "{reason}"
     );
+}
+
+#[tokio::test]
+async fn nodes_of_the_site_have_a_door_of_their_own() {
+    let pki = tempfile::tempdir().unwrap();
+    pki::init(pki.path(), &InitOptions::default()).unwrap();
+    let (site, inner) = (MemorySite::new(), MemorySite::new());
+    let config = ApiConfig::new("127.0.0.1:0".parse().unwrap());
+    let in_flight = config.in_flight.clone();
+    let identity = Identity::load_from(pki.path(), "node-1").unwrap();
+    let api = Api::start_in_site(config, &identity, site.clone(), SiteId(1), inner.clone()).unwrap();
+    let site = Site { site, pki, in_flight, api };
+
+    let mut node = connect(&site, "node-1").await.unwrap();
+    node.ask(&create("inner"), 1).await;
+    node.answer().await.1.unwrap();
+    node.ask(&Question::Promote { dry_run: true }, 2).await;
+    node.answer().await.1.unwrap();
+    let mut client = connect(&site, "client").await.unwrap();
+    client.ask(&Question::List { from: LogId(0) }, 1).await;
+    let Ok(Answer::Logs(logs)) = client.answer().await.1 else { panic!("no logs") };
+    assert_eq!(logs, [], "the log was created behind the other door");
+
+    let place = Question::Place {
+        log: LogId(7),
+        create: CreateRequest { name: "n".to_owned(), degrade: Degrade::Block, request: RequestId(1) },
+    };
+    let mut admin = connect(&site, "admin").await.unwrap();
+    for caller in [&mut client, &mut admin] {
+        caller.ask(&place, 2).await;
+        let error = caller.answer().await.1.unwrap_err();
+        assert!(error.message().contains("place") && error.message().contains("nodes"), "{error}");
+    }
+    node.ask(&place, 3).await;
+    let error = node.answer().await.1.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "the site in memory places nothing: {error}");
+
+    // The other site's nodes may feed a mirror, and no more.
+    let other = connect(&site, "node-2").await.unwrap();
+    let ConnectionError::ApplicationClosed(close) = other.connection.closed().await else {
+        panic!("not closed")
+    };
+    let reason = String::from_utf8_lossy(&close.reason).into_owned();
+    assert!(reason.contains("site 2") && reason.contains("site 1"), "{reason}");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ pub(crate) fn appended(appended: &Appended, request: RequestId) -> Value {
         "model": appended.model,
         "code": appended.code,
         "epoch": appended.epoch.0,
-        "request_id": (!request.is_none()).then(|| request.to_string()),
+        "request_id": request.to_string(),
         "path": appended.path.iter().map(stage).collect::<Vec<_>>(),
     })
 }
@@ -35,6 +35,7 @@ pub(crate) fn log(log: &LogState) -> Value {
         "end": log.end.to_string(),
         "mirrored_records": log.mirrored_records,
         "freed": log.freed,
+        "refusal": log.refusal.map(|kind| kind.name()),
     })
 }
 

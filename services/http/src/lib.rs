@@ -10,9 +10,11 @@
 mod body;
 mod error;
 mod json;
+mod reply;
 mod routes;
 mod server;
 mod trace;
 
+pub use body::Pace;
 pub use routes::{OPENAPI, routes};
 pub use server::{HttpConfig, HttpError, HttpServer, Metrics};

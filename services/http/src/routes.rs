@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix_web::body::SizedStream;
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, Route, web};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, Route, guard, web};
 use bytes::Bytes;
-use futures_util::stream;
 use parhelion_gate::answer::LOGS_PAGE;
-use parhelion_gate::backend::append_too_long;
-use parhelion_gate::{AppendRequest, Backend, Budget, CreateRequest};
+use parhelion_gate::backend::{append_too_long, random_request};
+use parhelion_gate::{AppendRequest, Backend, Budget, CodeRequest, CreateRequest, Held};
 use parhelion_types::limits::APPEND_BYTES_MAX;
 use parhelion_types::{Degrade, Durability, Error, LogAddress, LogId, RequestId, Risk};
 use serde::Deserialize;
 
-use crate::error::Failure;
-use crate::server::Metrics;
-use crate::{body, json, trace};
+use crate::body::{self, Accepted, Pace};
+use crate::error::{Failure, REQUEST_HEADER};
+use crate::server::{Caller, Metrics};
+use crate::{json, reply, trace};
 
 /// The description of this API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -27,12 +27,12 @@ pub(crate) struct State {
     pub backend: Arc<dyn Backend>,
     pub metrics: Metrics,
     pub in_flight: Budget,
+    pub answers: Budget,
+    pub pace: Pace,
 }
 
 /// Largest JSON body: a log's name in escapes, and room.
 const JSON_BYTES_MAX: usize = 16 << 10;
-/// A read is sent in pieces of this size, so that a slow reader holds one of them and not a copy of it all.
-const PIECE_BYTES: usize = 64 << 10;
 /// Header of a read: CRC-32C of the bytes, as stored, eight hexadecimal digits.
 const DIGEST_HEADER: &str = "parhelion-crc32c";
 /// Header of a read: when the primary accepted the append, microseconds since the Unix epoch.
@@ -49,17 +49,24 @@ type Row = (&'static str, &'static str, fn() -> Route);
 /// One row per path and method; a path of the description that is not here fails a test, and so does the reverse.
 const ROUTES: &[Row] = &[
     ("POST", "/v1/logs", || web::post().to(create)),
-    ("GET", "/v1/logs", || web::get().to(list)),
-    ("GET", "/v1/logs/{log}", || web::get().to(stat)),
+    ("GET", "/v1/logs", || get().to(list)),
+    ("GET", "/v1/logs/{log}", || get().to(stat)),
     ("POST", "/v1/logs/{log}/appends", || web::post().to(append)),
-    ("GET", "/v1/logs/{log}/appends/{address}", || web::get().to(read)),
+    ("GET", "/v1/logs/{log}/appends/{address}", || get().to(read)),
     ("DELETE", "/v1/logs/{log}/appends/{address}", || web::delete().to(free)),
-    ("GET", "/v1/status", || web::get().to(status)),
-    ("GET", "/v1/openapi.json", || web::get().to(openapi)),
-    ("GET", "/metrics", || web::get().to(metrics)),
+    ("GET", "/v1/link", || get().to(link)),
+    ("PUT", "/v1/link/code", || web::put().to(change_code)),
+    ("GET", "/v1/status", || get().to(status)),
+    ("GET", "/v1/openapi.json", || get().to(openapi)),
+    ("GET", "/metrics", || get().to(metrics)),
 ];
 
-/// Methods and paths that are served.
+/// Whatever can be got can be asked for by HEAD too (RFC 9110 section 9.1); the server leaves the body away.
+fn get() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// Methods and paths that are served; HEAD goes with every GET.
 pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
     ROUTES.iter().map(|(method, path, _)| (*method, *path))
 }
@@ -109,26 +116,26 @@ struct AppendQuery {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct CodeBody {
+    name: String,
+    #[serde(default)]
+    parameters: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StatusQuery {
     #[serde(default)]
     histograms: bool,
 }
 
 async fn create(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
-    let too_long = |bytes| {
-        Error::invalid(format!(
-            "the request's JSON of {bytes} bytes is over the limit of {JSON_BYTES_MAX}; shorten it"
-        ))
-    };
-    let (body, _held) = body::read(&request, payload, &state.in_flight, JSON_BYTES_MAX, too_long).await?;
-    let body: CreateBody = serde_json::from_slice(&body).map_err(|error| {
-        Failure::invalid(format!("create: {error}; send JSON such as {{\"name\": \"orders\"}}"))
-    })?;
+    let (body, _held) = read_json::<CreateBody>(&request, payload, &state, r#"{"name": "orders"}"#).await?;
     let create = CreateRequest {
         name: body.name,
         degrade: optional("create: degrade", body.degrade.as_deref(), "give block, degrade or fail")?
             .unwrap_or(Degrade::Block),
-        request: request_id("create", body.request_id.as_deref())?,
+        request: request_id("create", body.request_id.as_deref())?.unwrap_or(RequestId::NONE),
     };
     create.check()?;
     let log = state.backend.create(create).await?;
@@ -166,11 +173,16 @@ async fn append(state: Shared, request: HttpRequest, payload: web::Payload) -> A
     });
     let durability =
         optional("append: durability", query.durability.as_deref(), "give local, network or remote")?;
-    let request_id = request_id("append", query.request_id.as_deref())?;
+    let request_id = request_id("append", query.request_id.as_deref())?.unwrap_or_else(random_request);
     let deadline = deadline.transpose()?;
-    let too_long = |bytes| append_too_long(log, bytes);
-    let (payload, _held) =
-        body::read(&request, payload, &state.in_flight, APPEND_BYTES_MAX, too_long).await?;
+    let accepted = Accepted {
+        limit: APPEND_BYTES_MAX,
+        too_long: |bytes| append_too_long(log, bytes),
+        // A form's parts come with boundaries and headers between them: never what is meant to be stored.
+        takes: |media| !media.starts_with("multipart/"),
+        remedy: "send the bytes alone, as `curl --data-binary @FILE` does",
+    };
+    let (payload, _held) = body::read(&request, payload, &state, accepted).await?;
     let append = AppendRequest {
         log,
         payload,
@@ -181,28 +193,70 @@ async fn append(state: Shared, request: HttpRequest, payload: web::Payload) -> A
         explain: query.explain,
         trace: trace::of(&request),
     };
-    append.check()?;
-    let appended = state.backend.append(append).await?;
+    let appended = async {
+        append.check()?;
+        state.backend.append(append).await
+    };
+    let appended = appended.await.map_err(|error| Failure::from(error).of_request(request_id))?;
     Ok(HttpResponse::Created()
+        .insert_header((REQUEST_HEADER, request_id.to_string()))
         .insert_header(("location", format!("/v1/logs/{log}/appends/{}", appended.address)))
         .json(json::appended(&appended, request_id)))
 }
 
 async fn read(state: Shared, request: HttpRequest) -> Answered {
     let (log, address) = (log_of(&request)?, address_of(&request)?);
+    // Charged as the largest until its size is known, and until it is sent or given up.
+    let mut held = state.answers.enter(APPEND_BYTES_MAX).await;
     let record = state.backend.read(log, address).await?;
+    held.shrink(record.payload.len());
     let length = record.payload.len() as u64;
     Ok(HttpResponse::Ok()
         .content_type("application/octet-stream")
         .insert_header((DIGEST_HEADER, format!("{:08x}", record.digest)))
         .insert_header((TIME_HEADER, record.time.0.to_string()))
-        .body(SizedStream::new(length, stream::iter(pieces(record.payload)))))
+        .body(SizedStream::new(length, reply::pieces(record.payload, held, state.pace))))
 }
 
 async fn free(state: Shared, request: HttpRequest) -> Answered {
     let (log, address) = (log_of(&request)?, address_of(&request)?);
     state.backend.free(log, address).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+async fn link(state: Shared) -> Answered {
+    let status = state.backend.status(false).await?;
+    let part = |name: &str| status.get(name).cloned().unwrap_or_default();
+    Ok(HttpResponse::Ok().json(serde_json::json!({
+        "linked": status.pointer("/logs/linked").cloned().unwrap_or_default(),
+        "code": status.pointer("/logs/code").cloned().unwrap_or_default(),
+        "link": part("link"),
+        "channel": part("channel"),
+    })))
+}
+
+async fn change_code(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
+    require_admin(&request, "change code")?;
+    let example = r#"{"name": "reed-solomon", "parameters": "r=8 c=3"}"#;
+    let (body, _held) = read_json::<CodeBody>(&request, payload, &state, example).await?;
+    let code = CodeRequest { name: body.name, parameters: body.parameters };
+    code.check()?;
+    let code = state.backend.change_code(code).await?;
+    Ok(HttpResponse::Ok().json(serde_json::json!({ "code": code })))
+}
+
+/// Refuses all but admins. Plain HTTP shows no certificate, so nobody is one there.
+fn require_admin(request: &HttpRequest, what: &str) -> Result<(), Failure> {
+    let reason = match request.extensions().get::<Caller>() {
+        Some(Caller::Admin) => return Ok(()),
+        Some(Caller::Client) => {
+            "the certificate was issued for the role client, and this takes admin; use an admin's"
+        }
+        _ => {
+            "plain HTTP shows no certificate, and this takes an admin's; set http.tls = true, or use the command line"
+        }
+    };
+    Err(Error::forbidden(format!("{what}: {reason}")).into())
 }
 
 async fn status(state: Shared, request: HttpRequest) -> Answered {
@@ -221,7 +275,7 @@ async fn metrics(state: Shared) -> HttpResponse {
 async fn wrong_method(request: HttpRequest) -> Answered {
     let allowed: Vec<_> = routes()
         .filter(|(_, path)| request.match_pattern().as_deref() == Some(*path))
-        .map(|(method, _)| method)
+        .flat_map(|(method, _)| if method == "GET" { vec!["GET", "HEAD"] } else { vec![method] })
         .collect();
     let message =
         format!("{} {}: only {} is served there", request.method(), request.path(), allowed.join(" and "));
@@ -230,7 +284,7 @@ async fn wrong_method(request: HttpRequest) -> Answered {
         Error::invalid(message),
     ));
     if let Ok(allowed) = allowed.join(", ").parse() {
-        response.headers_mut().insert(actix_web::http::header::ALLOW, allowed);
+        response.headers_mut().insert(header::ALLOW, allowed);
     }
     Ok(response)
 }
@@ -238,12 +292,32 @@ async fn wrong_method(request: HttpRequest) -> Answered {
 async fn wrong_path(request: HttpRequest) -> Answered {
     let message =
         format!("{} {}: nothing is served there; see /v1/openapi.json", request.method(), request.path());
-    Err(Failure::new(StatusCode::NOT_FOUND, Error::invalid(message)))
+    Err(Error::not_found(message).into())
 }
 
-/// The bytes in pieces that share them.
-fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Result<Bytes, Error>> {
-    std::iter::from_fn(move || (!bytes.is_empty()).then(|| Ok(bytes.split_to(bytes.len().min(PIECE_BYTES)))))
+/// Reads a small JSON document.
+async fn read_json<T: for<'a> Deserialize<'a>>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &State,
+    example: &str,
+) -> Result<(T, Held), Failure> {
+    let too_long = |bytes| {
+        Error::invalid(format!(
+            "the request's JSON of {bytes} bytes is over the limit of {JSON_BYTES_MAX}; shorten it"
+        ))
+    };
+    let accepted = Accepted {
+        limit: JSON_BYTES_MAX,
+        too_long,
+        takes: |media| media.is_empty() || media == "application/json" || media.ends_with("+json"),
+        remedy: "send JSON under the header \"content-type: application/json\"",
+    };
+    let (body, held): (Bytes, Held) = body::read(request, payload, state, accepted).await?;
+    let document = serde_json::from_slice(&body).map_err(|error| {
+        Failure::invalid(format!("the request's JSON: {error}; send JSON such as {example}"))
+    })?;
+    Ok((document, held))
 }
 
 fn log_of(request: &HttpRequest) -> Result<LogId, Failure> {
@@ -272,21 +346,8 @@ where
     text.map(parse).transpose()
 }
 
-fn request_id(what: &str, text: Option<&str>) -> Result<RequestId, Failure> {
+/// The id that a caller gave; zero is none.
+fn request_id(what: &str, text: Option<&str>) -> Result<Option<RequestId>, Failure> {
     let id = optional(&format!("{what}: request_id"), text, "give up to 32 hexadecimal digits")?;
-    Ok(id.unwrap_or(RequestId::NONE))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_are_the_whole() {
-        let bytes = Bytes::from((0..3 * PIECE_BYTES + 5).map(|n| (n % 253) as u8).collect::<Vec<_>>());
-        let all: Vec<_> = pieces(bytes.clone()).map(Result::unwrap).collect();
-        assert_eq!(all.len(), 4);
-        assert!(all.concat() == bytes);
-        assert_eq!(pieces(Bytes::new()).count(), 0);
-    }
+    Ok(id.filter(|id: &RequestId| !id.is_none()))
 }

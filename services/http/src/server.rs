@@ -9,13 +9,14 @@ use std::time::Duration;
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::BoxBody;
 use actix_web::dev::{Extensions, ServerHandle, ServiceRequest, ServiceResponse};
-use actix_web::http::{StatusCode, header};
+use actix_web::http::header;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::rt::net::TcpStream;
-use actix_web::{App, ResponseError, web};
+use actix_web::{App, HttpMessage, ResponseError, web};
 use parhelion_gate::{Backend, Budget, tls};
 use parhelion_types::{Error, Role};
 
+use crate::body::Pace;
 use crate::error::Failure;
 use crate::routes::{State, register};
 
@@ -33,6 +34,10 @@ pub struct HttpConfig {
     pub allow_remote_plaintext: bool,
     /// Bytes of requests that the node holds at most; share it with other front ends.
     pub in_flight: Budget,
+    /// Bytes of answers that wait for their readers at most.
+    pub answers: Budget,
+    /// How slow a client may be.
+    pub pace: Pace,
     /// Threads that serve.
     pub workers: usize,
 }
@@ -43,7 +48,8 @@ pub enum HttpError {
     /// Other machines could read and write logs.
     #[error(
         "HTTP on {0}: other machines can reach this address, and plain HTTP neither hides nor authenticates anything; \
-         turn TLS on, listen on 127.0.0.1, or allow remote plaintext"
+         set http.tls = true, or http.listen to an address of this machine such as 127.0.0.1:7480, \
+         or http.allow_remote_plaintext = true where the network itself is trusted"
     )]
     Plaintext(SocketAddr),
     /// The address cannot be had.
@@ -63,8 +69,19 @@ pub struct HttpServer {
     handle: ServerHandle,
 }
 
-/// Whether a connection may be used; in words why not.
-struct Access(Result<(), String>);
+/// As whom a connection asks; in words why it may not.
+struct Access(Result<Caller, String>);
+
+/// As whom a connection asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Plain HTTP shows no certificate. Its address was checked when it was bound.
+    Anyone,
+    /// A certificate with the role client.
+    Client,
+    /// A certificate with the role admin.
+    Admin,
+}
 
 /// A request's head must have come within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +89,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_SECONDS: u64 = 10;
 /// Connections of one worker at most.
 const CONNECTIONS_MAX: usize = 512;
+/// Bytes of answers that wait for their readers: four of the largest appends.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 impl HttpConfig {
     /// Plain HTTP on `listen`, which must be of this machine, with 64 MiB in flight.
@@ -82,6 +101,8 @@ impl HttpConfig {
             tls: None,
             allow_remote_plaintext: false,
             in_flight: Budget::new(64 << 20),
+            answers: Budget::new(ANSWER_BYTES_MAX),
+            pace: Pace::default(),
             workers: 2,
         }
     }
@@ -103,11 +124,11 @@ impl HttpServer {
     /// The address is taken, or plain HTTP would be served to other machines.
     pub fn start(config: HttpConfig, backend: Arc<dyn Backend>, metrics: Metrics) -> Result<Self, HttpError> {
         config.check()?;
-        let HttpConfig { listen, tls, in_flight, workers, .. } = config;
+        let HttpConfig { listen, tls, in_flight, answers, pace, workers, .. } = config;
         let bind = |source| HttpError::Bind { address: listen, source };
         let listener = TcpListener::bind(listen).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let state = web::Data::new(State { backend, metrics, in_flight });
+        let state = web::Data::new(State { backend, metrics, in_flight, answers, pace });
         let app = move || App::new().app_data(state.clone()).wrap(from_fn(check_access)).configure(register);
         let server = actix_web::HttpServer::new(app)
             .workers(workers.max(1))
@@ -145,13 +166,13 @@ impl HttpServer {
 /// Looks at a connection once, when it is made.
 fn see_certificate(connection: &dyn Any, extensions: &mut Extensions) {
     let Some(stream) = connection.downcast_ref::<TlsStream<TcpStream>>() else {
-        // Plain HTTP: the address was checked when it was bound.
-        extensions.insert(Access(Ok(())));
+        extensions.insert(Access(Ok(Caller::Anyone)));
         return;
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let access = match certificate {
-        Some(certificate) => tls::require_role(certificate, &[Role::Client, Role::Admin]).map(drop),
+        Some(certificate) => tls::require_role(certificate, &[Role::Client, Role::Admin])
+            .map(|roles| if roles.contains(&Role::Admin) { Caller::Admin } else { Caller::Client }),
         None => Err("no certificate was shown; show one with the role client or admin".to_owned()),
     };
     if let Err(reason) = &access {
@@ -170,13 +191,20 @@ async fn check_access(
     };
     // A page in a browser on this machine must not write logs behind its user's back.
     let is_page = request.headers().contains_key(header::ORIGIN);
-    let access = access.and_then(|()| {
-        if is_page { Err("requests from web pages are not served; use a program".to_owned()) } else { Ok(()) }
+    let access = access.and_then(|caller| {
+        if is_page {
+            Err("requests from web pages are not served; use a program".to_owned())
+        } else {
+            Ok(caller)
+        }
     });
     match access {
-        Ok(()) => next.call(request).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.call(request).await
+        }
         Err(reason) => {
-            let failure = Failure::new(StatusCode::FORBIDDEN, Error::invalid(reason));
+            let failure = Failure::from(Error::forbidden(reason));
             Ok(request.into_response(failure.error_response()))
         }
     }
@@ -195,7 +223,9 @@ mod tests {
         assert!(check("[::1]:7480", false).is_ok());
         for address in ["0.0.0.0:7480", "[::]:7480", "192.0.2.1:7480"] {
             let error = check(address, false).unwrap_err().to_string();
-            assert!(error.contains(address) && error.contains("turn TLS on"), "{error}");
+            for word in [address, "http.tls", "http.listen", "http.allow_remote_plaintext"] {
+                assert!(error.contains(word), "no {word} in {error}");
+            }
             assert!(check(address, true).is_ok());
         }
     }

@@ -9,13 +9,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use memory::MemorySite;
+use parhelion_gate::Identity;
+use parhelion_gate::pki::{self, InitOptions};
+use parhelion_gate::tls::SERVER_NAME;
 use parhelion_http::{HttpConfig, HttpServer, OPENAPI, routes};
 use serde_json::{Map, Value};
 use tokio::net::TcpStream;
 use wire::{Response, send};
 
 /// In this order, so that what is read was written and is freed last.
-const METHODS: [&str; 3] = ["post", "get", "delete"];
+const METHODS: [&str; 4] = ["post", "put", "get", "delete"];
 
 struct Operation<'a> {
     method: &'static str,
@@ -43,7 +46,7 @@ fn operations(document: &Value) -> Vec<Operation<'_>> {
 
 impl Operation<'_> {
     /// The request made of the description's examples.
-    async fn call(&self, to: std::net::SocketAddr, log: Option<&str>) -> Response {
+    async fn call(&self, to: &Described, log: Option<&str>) -> Response {
         let (mut path, mut query, mut headers) = (self.path.to_owned(), Vec::new(), Vec::new());
         for parameter in &self.parameters {
             let name = parameter["name"].as_str().unwrap();
@@ -64,7 +67,7 @@ impl Operation<'_> {
         let content = self.value.pointer("/requestBody/content").and_then(Value::as_object);
         let body = content.and_then(|content| content.values().next()).map(|media| text(&media["example"]));
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let stream = TcpStream::connect(to).await.unwrap();
+        let stream = to.connect().await;
         let method = self.method.to_uppercase();
         send(stream, &method, &path, &headers, body.unwrap_or_default().as_bytes()).await
     }
@@ -145,10 +148,29 @@ fn validate(document: &Value, schema: &Value, value: &Value, at: &str) {
     }
 }
 
-fn start() -> HttpServer {
+/// A server over TLS, and an admin who asks: some of what is described takes that.
+struct Described {
+    server: HttpServer,
+    tls: tokio_rustls::TlsConnector,
+}
+
+fn start() -> Described {
+    let pki = tempfile::tempdir().unwrap();
+    pki::init(pki.path(), &InitOptions::default()).unwrap();
+    let identity = |name: &str| Identity::load_from(pki.path(), name).unwrap();
     let mut config = HttpConfig::new("127.0.0.1:0".parse().unwrap());
     config.workers = 1;
-    HttpServer::start(config, MemorySite::new(), Arc::new(|| "# EOF\n".to_owned())).unwrap()
+    config.tls = Some(identity("node-1").server_config(&[]).unwrap());
+    let server = HttpServer::start(config, MemorySite::new(), Arc::new(|| "# EOF\n".to_owned())).unwrap();
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(identity("admin").client_config(&[]).unwrap()));
+    Described { server, tls }
+}
+
+impl Described {
+    async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.server.local_address()).await.unwrap();
+        self.tls.connect(SERVER_NAME.try_into().unwrap(), tcp).await.unwrap()
+    }
 }
 
 #[test]
@@ -179,7 +201,7 @@ async fn every_example_is_answered_as_described() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
     let server = start();
     for operation in operations(&document) {
-        let response = operation.call(server.local_address(), None).await;
+        let response = operation.call(&server, None).await;
         assert!(response.status < 300, "{} {}: {response:?}", operation.method, operation.path);
         operation.check(&document, &response);
     }
@@ -190,9 +212,9 @@ async fn errors_are_answered_as_described() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
     let server = start();
     for operation in operations(&document).iter().filter(|it| it.path.contains("{log}")) {
-        for log in ["7", "seven"] {
-            let response = operation.call(server.local_address(), Some(log)).await;
-            assert_eq!(response.status, 400, "{} {}", operation.method, operation.path);
+        for (log, status) in [("7", 404), ("seven", 400)] {
+            let response = operation.call(&server, Some(log)).await;
+            assert_eq!(response.status, status, "{} {}", operation.method, operation.path);
             operation.check(&document, &response);
         }
     }

@@ -1,423 +1,150 @@
-//! What front ends call: questions to the storage actor, reads from the store.
+//! What one node answers by itself: all there is to ask in a site of one node, and what nodes ask of each other.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
 
-use actix::Addr;
 use futures_util::FutureExt;
-use parhelion_actor_runtime::{Clock, Gate};
-use parhelion_estimator::Belief;
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CreateRequest, Entry, EntryKind, LogDigest, LogState, Missing,
-    Promotion, ReadRecord, Stage, Stretch,
+    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, LogDigest, LogState, Promotion, ReadRecord,
+    Stretch,
 };
-use parhelion_log::{RecordKind, Tail};
-use parhelion_metadata::{CreateLog, ForgetLog, MetadataActor};
-use parhelion_mirror::Acked;
-use parhelion_storage::store::{Store, StoreError};
-use parhelion_storage::{MirroringLatency, Request, SiteStatus, StorageActor};
-use parhelion_types::{Epoch, Error, ErrorKind, LogAddress, LogId};
-use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use parhelion_types::{Error, ErrorKind, LogAddress, LogId, NodeId, Role, SiteId};
+use serde_json::{Map, Value, json};
 
 use crate::link::CurrentStats;
+use crate::logs::LocalLogs;
+use crate::placement::Placement;
+use crate::settings::Duty;
 
-/// Missing appends named in one answer.
-const MISSING_MAX: usize = 10_000;
-
-/// Bytes of one read while a log is digested or scanned.
-const READ_BYTES: usize = 4 << 20;
-
-/// A node as its front ends see it.
+/// A node as its front ends, or the other nodes of its site, see it. Asks nobody else but to place a new log.
 pub struct NodeBackend {
-    pub site: u16,
-    pub duty: &'static str,
-    pub segment_bytes: u32,
-    pub storage: Addr<StorageActor>,
-    pub metadata: Addr<MetadataActor>,
-    pub store: Arc<Store>,
-    pub gate: Gate,
-    pub clock: Arc<Clock>,
-    pub mirroring: MirroringLatency,
-    pub belief: Option<Arc<Mutex<Belief>>>,
+    pub about: About,
+    /// The storage role.
+    pub logs: Option<Arc<LocalLogs>>,
+    /// The metadata role.
+    pub placement: Option<Arc<Placement>>,
     pub link: CurrentStats,
+    /// What the settings say about the link, for status.
+    pub line: Map<String, Value>,
+}
+
+/// Which node this is.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub site: SiteId,
+    pub node: NodeId,
+    pub roles: BTreeSet<Role>,
+    pub duty: Duty,
+    /// Where the settings of the site say that its API is.
+    pub address: Option<SocketAddr>,
 }
 
 impl NodeBackend {
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Error> {
-        let (answer, wait) = oneshot::channel();
-        // Bulk requests hold a credit already; the others are small and few.
-        self.storage.do_send(request(answer));
-        wait.await.map_err(|_| closed())
+    fn logs(&self) -> Result<&LocalLogs, Error> {
+        self.logs.as_deref().ok_or_else(|| self.lacks(Role::Storage))
     }
 
-    async fn site_status(&self) -> Result<SiteStatus, Error> {
-        self.ask(|answer| Request::Status { answer }).await
+    fn lacks(&self, role: Role) -> Error {
+        let About { site, node, .. } = self.about;
+        Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "node {node} of site {site} has not the role {role}; check [site] in the settings of its nodes"
+            ),
+        )
     }
 
-    async fn states(&self) -> Result<Vec<LogState>, Error> {
-        let position = |end: LogAddress| {
-            u64::from(end.segment.0) * u64::from(self.segment_bytes) + u64::from(end.offset)
-        };
-        Ok(match self.site_status().await? {
-            SiteStatus::Primary { logs, .. } => logs
-                .into_iter()
-                .map(|log| LogState {
-                    log: log.log,
-                    name: log.name,
-                    epoch: Epoch(log.epoch),
-                    degrade: log.degrade,
-                    records: log.records,
-                    bytes: position(log.end),
-                    end: log.end,
-                    mirrored_records: log.mirrored,
-                    freed: log.freed,
-                })
-                .collect(),
-            SiteStatus::Mirror { logs } => logs
-                .into_iter()
-                .map(|log| LogState {
-                    log: log.log,
-                    name: log.name,
-                    epoch: Epoch(log.epoch),
-                    degrade: log.degrade,
-                    records: log.durable,
-                    bytes: position(log.end),
-                    end: log.end,
-                    mirrored_records: log.durable,
-                    freed: log.freed,
-                })
-                .collect(),
-        })
-    }
-
-    async fn stat_one(&self, log: LogId) -> Result<LogState, Error> {
-        let states = self.states().await?;
-        states.into_iter().find(|state| state.log == log).ok_or_else(|| unknown_log(log))
-    }
-
-    /// Runs a read of the store where blocking is allowed.
-    async fn read_store<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Error> {
-        let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || read(&store)).await {
-            Ok(result) => result.map_err(store_error),
-            Err(_) => Err(Error::internal("a read of the store failed; see the node's log")),
+    /// Hands a question to the storage role, if the node has it.
+    fn ask<'a, T: Send + 'a>(&'a self, question: impl FnOnce(&'a LocalLogs) -> Later<'a, T>) -> Later<'a, T> {
+        match self.logs() {
+            Ok(logs) => question(logs),
+            Err(error) => std::future::ready(Err(error)).boxed(),
         }
-    }
-
-    async fn is_freed(&self, log: LogId, number: u64) -> Result<bool, Error> {
-        self.ask(|answer| Request::IsFreed { log, number, answer }).await
-    }
-
-    fn status_of(&self, status: &SiteStatus) -> Value {
-        let now = self.clock.wall().0;
-        match status {
-            SiteStatus::Primary { linked, unconfirmed_bytes, logs } => {
-                let lag = |log: &parhelion_mirror::LogStatus| {
-                    let seconds =
-                        log.oldest_unmirrored.map_or(0.0, |at| now.saturating_sub(at.0) as f64 / 1e6);
-                    json!({
-                        "log": log.log.0, "name": log.name, "epoch": log.epoch, "degrade": log.degrade.name(),
-                        "records": log.records, "durable": log.durable, "mirrored": log.mirrored,
-                        "end": log.end.to_string(), "feed": log.feed, "waiting": log.waiting,
-                        "lag_bytes": log.lag_bytes, "lag_appends": log.records.saturating_sub(log.mirrored),
-                        "lag_seconds": seconds,
-                    })
-                };
-                json!({
-                    "linked": linked, "unconfirmed_bytes": unconfirmed_bytes,
-                    "logs": logs.iter().map(lag).collect::<Vec<_>>(),
-                })
-            }
-            SiteStatus::Mirror { logs } => {
-                let state = |log: &parhelion_mirror::ReplicaLog| {
-                    json!({
-                        "log": log.log.0, "name": log.name, "epoch": log.epoch, "applied": log.applied,
-                        "durable": log.durable, "end": log.end.to_string(), "held": log.held,
-                        "announced": log.announced,
-                        "age_seconds": now.saturating_sub(log.newest.0) as f64 / 1e6,
-                    })
-                };
-                json!({ "logs": logs.iter().map(state).collect::<Vec<_>>() })
-            }
-        }
-    }
-
-    fn latency_status(&self) -> Value {
-        let f = self.mirroring.figures();
-        json!({
-            "count": f.count, "min": f.min, "p50": f.p50, "p99": f.p99, "max": f.max, "mean": f.mean,
-            "stddev": f.stddev,
-        })
-    }
-
-    fn channel_status(&self) -> Value {
-        let Some(belief) = &self.belief else { return Value::Null };
-        let belief = belief.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let channel = |c: &parhelion_plugin::Channel| {
-            json!({
-                "loss": c.loss, "burst": 1.0 / c.bad_to_good.max(1e-9), "loss_in_bad": c.loss_in_bad,
-                "confidence": c.confidence,
-            })
-        };
-        let horizons: Vec<Value> = belief
-            .horizons
-            .iter()
-            .map(|h| {
-                json!({
-                    "horizon": h.name, "packets": h.packets, "lost": h.lost, "bursts": h.bursts,
-                    "counts": h.counts, "bounds": channel(&h.channel),
-                })
-            })
-            .collect();
-        json!({ "bounds": channel(&belief.channel), "horizons": horizons })
     }
 }
 
 impl Backend for NodeBackend {
     fn create(&self, request: CreateRequest) -> Later<'_, LogId> {
-        async move {
-            request.check()?;
-            let CreateRequest { name, degrade, request } = request;
-            let chosen = self.metadata.send(CreateLog { name: name.clone(), request }).await;
-            let log = chosen.map_err(|_| closed())??;
-            let created = self
-                .ask(|answer| Request::Create { log, name: name.clone(), degrade, request, answer })
-                .await
-                .and_then(|created| created);
-            if created.is_err() {
-                self.metadata.do_send(ForgetLog { name });
-            }
-            created
+        match &self.placement {
+            Some(placement) => placement.create(request).boxed(),
+            None => std::future::ready(Err(self.lacks(Role::Metadata))).boxed(),
         }
-        .boxed()
+    }
+
+    fn place(&self, log: LogId, request: CreateRequest) -> Later<'_, LogId> {
+        self.ask(|logs| logs.place(log, request))
     }
 
     fn append(&self, request: AppendRequest) -> Later<'_, Appended> {
-        async move {
-            request.check()?;
-            let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } =
-                request;
-            let credit = self.gate.enter(payload.len()).await;
-            let acked = self
-                .ask(|answer| Request::Append {
-                    log,
-                    payload,
-                    durability,
-                    max_risk,
-                    deadline,
-                    request,
-                    explain,
-                    trace,
-                    credit,
-                    answer,
-                })
-                .await??;
-            Ok(appended(&acked))
-        }
-        .boxed()
+        self.ask(|logs| logs.append(request))
     }
 
     fn read(&self, log: LogId, address: LogAddress) -> Later<'_, ReadRecord> {
-        async move {
-            let record = self.read_store(move |store| store.read(log, address)).await?;
-            let header = record.header;
-            if header.kind != RecordKind::Append {
-                return Err(no_append(log, address));
-            }
-            if self.is_freed(log, header.number).await? {
-                return Err(Error::invalid(format!("the append at {address} of log {log} was freed")));
-            }
-            Ok(ReadRecord { payload: record.payload(), digest: header.digest, time: header.time })
-        }
-        .boxed()
+        self.ask(|logs| logs.read(log, address))
     }
 
     fn free(&self, log: LogId, address: LogAddress) -> Later<'_, ()> {
-        async move {
-            let record = self.read_store(move |store| store.read(log, address)).await?;
-            if record.header.kind != RecordKind::Append {
-                return Err(no_append(log, address));
-            }
-            let number = record.header.number;
-            if self.is_freed(log, number).await? {
-                return Ok(());
-            }
-            self.ask(|answer| Request::Free { log, number, address, answer }).await?
-        }
-        .boxed()
+        self.ask(|logs| logs.free(log, address))
     }
 
+    /// Nothing, from a node without the storage role: another node asks whether it is there.
     fn list(&self, from: LogId, count: usize) -> Later<'_, Vec<LogState>> {
-        async move {
-            let states = self.states().await?;
-            Ok(states.into_iter().filter(|state| state.log >= from).take(count).collect())
+        match &self.logs {
+            Some(logs) => logs.list(from, count),
+            None => std::future::ready(Ok(Vec::new())).boxed(),
         }
-        .boxed()
     }
 
     fn stat(&self, log: LogId) -> Later<'_, LogState> {
-        self.stat_one(log).boxed()
+        self.ask(|logs| logs.stat(log))
     }
 
     fn scan(&self, log: LogId, from: LogAddress, count: usize) -> Later<'_, Stretch> {
+        self.ask(|logs| logs.scan(log, from, count))
+    }
+
+    fn status(&self, histograms: bool) -> Later<'_, Value> {
         async move {
-            let state = self.stat_one(log).await?;
-            let from = from.max(Tail::first_address());
-            if from >= state.end {
-                return Ok(Stretch { entries: Vec::new(), next: state.end });
-            }
-            let records = self.read_store(move |store| store.read_from(log, from, READ_BYTES)).await?;
-            let mut stretch = Stretch { entries: Vec::new(), next: from };
-            for record in records.into_iter().take(count) {
-                let header = record.header;
-                if header.address >= state.end {
-                    break;
+            let About { site, node, roles, duty, .. } = &self.about;
+            let mut document = Map::new();
+            let mut tell = |key: &str, value: Value| drop(document.insert(key.to_owned(), value));
+            tell("version", json!(env!("CARGO_PKG_VERSION")));
+            tell("site", json!(site.0));
+            tell("node", json!(node.0));
+            tell("roles", json!(roles));
+            let mut is_promoted = false;
+            if let Some(logs) = &self.logs
+                && let Value::Object(storage) = logs.status(histograms).await?
+            {
+                for (key, value) in storage {
+                    match key.as_str() {
+                        "is_primary" => is_promoted = *duty == Duty::Mirror && value == json!(true),
+                        key => tell(key, value),
+                    }
                 }
-                stretch.entries.push(Entry {
-                    address: header.address,
-                    kind: match header.kind {
-                        RecordKind::Create => EntryKind::Create,
-                        RecordKind::Append => EntryKind::Append,
-                        RecordKind::Free => EntryKind::Free,
-                    },
-                    length: header.length,
-                    digest: header.digest,
-                    request: header.request,
-                    time: header.time,
-                    freed: header.kind == RecordKind::Append && self.is_freed(log, header.number).await?,
-                });
-                stretch.next = header.next_address();
             }
-            Ok(stretch)
+            tell("duty", if is_promoted { json!("promoted") } else { json!(duty) });
+            if roles.contains(&Role::Link) {
+                let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let figures = link.all().into_iter().map(|(name, value)| (name.to_owned(), json!(value)));
+                tell("link", Value::Object(self.line.clone().into_iter().chain(figures).collect()));
+            }
+            Ok(Value::Object(document))
         }
         .boxed()
     }
 
-    fn status(&self, _histograms: bool) -> Later<'_, Value> {
-        async move {
-            let status = self.site_status().await?;
-            let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let figures: serde_json::Map<String, Value> =
-                link.all().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
-            Ok(json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "site": self.site,
-                "duty": match status {
-                    SiteStatus::Primary { .. } if self.duty == "mirror" => "promoted",
-                    _ => self.duty,
-                },
-                "logs": self.status_of(&status),
-                "link": figures,
-                "channel": self.channel_status(),
-                "queued_bytes": self.store.queued_bytes(),
-                "in_flight_bytes": self.gate.in_flight(),
-                "mirroring_latency_micros": self.latency_status(),
-            }))
-        }
-        .boxed()
+    fn change_code(&self, request: CodeRequest) -> Later<'_, String> {
+        self.ask(|logs| logs.change_code(request))
     }
 
     fn promote(&self, dry_run: bool) -> Later<'_, Promotion> {
-        async move {
-            let found = self.ask(|answer| Request::Promote { dry_run, answer }).await??;
-            let missing = found.missing.iter().take(MISSING_MAX).map(|lost| Missing {
-                log: lost.log,
-                address: lost.address,
-                length: lost.length,
-                digest: lost.digest,
-                request: lost.request,
-            });
-            Ok(Promotion {
-                epoch: found.epoch,
-                logs: u32::try_from(found.logs).unwrap_or(u32::MAX),
-                missing: missing.collect(),
-                missing_count: found.missing.len() as u64,
-                behind_gap_count: found.behind_gap.len() as u64,
-            })
-        }
-        .boxed()
+        self.ask(|logs| logs.promote(dry_run))
     }
 
     fn digest(&self, log: LogId, until: LogAddress) -> Later<'_, LogDigest> {
-        async move {
-            let end = self.stat_one(log).await?.end.min(until);
-            let mut hasher = blake3::Hasher::new();
-            let (mut records, mut bytes) = (0, 0);
-            let mut at = Tail::first_address();
-            while at < end {
-                let stretch = self.read_store(move |store| store.read_from(log, at, READ_BYTES)).await?;
-                let before = at;
-                for record in stretch {
-                    if record.header.address >= end {
-                        at = end;
-                        break;
-                    }
-                    hasher.update(&record.bytes());
-                    records += 1;
-                    bytes += record.bytes().len() as u64;
-                    at = record.header.next_address();
-                }
-                if at == before {
-                    break;
-                }
-            }
-            Ok(LogDigest { digest: *hasher.finalize().as_bytes(), records, bytes })
-        }
-        .boxed()
+        self.ask(|logs| logs.digest(log, until))
     }
-}
-
-fn appended(acked: &Acked) -> Appended {
-    let stage = |stage: &parhelion_mirror::Stage| Stage {
-        stage: stage.kind.name().to_owned(),
-        after: stage.at.since(acked.accepted),
-        repairs: stage.repairs,
-        repairs_full: stage.repairs_full,
-        own_risk: stage.own,
-        prefix_risk: stage.prefix,
-        note: stage.note.clone(),
-    };
-    Appended {
-        log: acked.key.log,
-        address: acked.address,
-        reached: acked.reached,
-        degraded: acked.degraded,
-        duplicate: acked.duplicate,
-        own_risk: acked.own,
-        prefix_risk: acked.prefix,
-        confidence: acked.confidence,
-        model: acked.model.to_owned(),
-        code: acked.code.to_string(),
-        epoch: acked.epoch,
-        path: acked.path.iter().map(stage).collect(),
-    }
-}
-
-fn store_error(error: StoreError) -> Error {
-    let kind = match &error {
-        StoreError::NoRecord { .. } => ErrorKind::Invalid,
-        StoreError::Corrupt { .. } => ErrorKind::Corrupt,
-        StoreError::Busy(_) => ErrorKind::Busy,
-        _ => ErrorKind::Internal,
-    };
-    Error::new(kind, error.to_string())
-}
-
-fn no_append(log: LogId, address: LogAddress) -> Error {
-    Error::invalid(format!("log {log} has no append at {address}; it has another record there"))
-}
-
-fn unknown_log(log: LogId) -> Error {
-    Error::invalid(format!("log {log} does not exist at this site; `parhelion log list` shows those that do"))
-}
-
-fn closed() -> Error {
-    Error::new(
-        ErrorKind::Closed,
-        "this node is shutting down; retry at another node, with the same request id",
-    )
 }

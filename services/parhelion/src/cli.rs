@@ -28,6 +28,9 @@ pub enum Command {
     /// Watches, promotes and verifies mirrors.
     #[command(subcommand)]
     Mirror(MirrorCommand),
+    /// Watches the link to the other site, and changes its code.
+    #[command(subcommand)]
+    Link(LinkCommand),
     /// Plays a disaster: two sites, a lossy link, five modes, and what was lost.
     Drill(Box<DrillArgs>),
     /// Shows and checks settings.
@@ -162,7 +165,8 @@ pub struct AppendArgs {
     /// When the log's degrade policy applies, such as 500ms.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
-    /// Names the append, so that repeating the command stores it once: up to 32 hexadecimal digits.
+    /// Names the append, so that repeating the command stores it once: up to 32 hexadecimal digits. One is made
+    /// and shown where none is given.
     #[arg(long, value_name = "ID")]
     pub request_id: Option<RequestId>,
     /// Prints the safety path: every stage with its time, coverage and risk.
@@ -174,9 +178,16 @@ pub struct AppendArgs {
 #[derive(Debug, Subcommand)]
 pub enum MirrorCommand {
     /// Shows how far the mirror is behind, in bytes, appends and seconds.
+    #[command(after_help = "Exit code 4: the mirror is behind by more than a limit that was given.")]
     Status {
         #[command(flatten)]
         server: ServerArgs,
+        /// Ends with exit code 4 if the mirror lacks an append that is older, such as 30s.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        max_lag: Option<Duration>,
+        /// Ends with exit code 4 if the mirror lacks more, such as 64MiB.
+        #[arg(long, value_name = "BYTES")]
+        max_lag_bytes: Option<bytesize::ByteSize>,
     },
     /// Makes a mirror writable under a new epoch, and lists what is missing.
     Promote {
@@ -196,6 +207,26 @@ pub enum MirrorCommand {
         /// Address of the other site's API.
         #[arg(long, value_name = "ADDRESS")]
         other: SocketAddr,
+    },
+}
+
+/// `parhelion link`
+#[derive(Debug, Subcommand)]
+pub enum LinkCommand {
+    /// Shows the link: rate, code, round trip, what was sent and lost, and the bounds that risks are priced with.
+    Status {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Changes the erasure code of the live link, until the node is started again. Takes an admin's certificate.
+    Code {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Name of the code, such as reed-solomon.
+        name: String,
+        /// Its parameters, such as r=8 c=3; the code's defaults for those that are not given.
+        #[arg(value_name = "NAME=VALUE")]
+        parameters: Vec<String>,
     },
 }
 
@@ -281,6 +312,9 @@ pub struct DrillArgs {
     /// Form of the emulated link: auto, packet (network namespaces) or relay (user space).
     #[arg(long, default_value = "auto")]
     pub form: String,
+    /// A setting of both nodes, such as risk.model=iid-bound. May be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
     /// File for the result as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -10,16 +10,27 @@ use crate::output::Failure;
 pub enum As {
     /// Creates, appends, reads.
     Client,
-    /// Promotes, digests.
+    /// Promotes, digests, changes codes.
     Admin,
 }
 
 /// Connects to the node that the arguments name.
 pub async fn connect(server: &ServerArgs, role: As) -> Result<Client, Failure> {
+    connect_with(server, role, |_| {}).await
+}
+
+/// Connects with other settings than the usual ones.
+pub async fn connect_with(
+    server: &ServerArgs,
+    role: As,
+    change: impl FnOnce(&mut ClientConfig),
+) -> Result<Client, Failure> {
     let name = match role {
         As::Client => "client",
         As::Admin => "admin",
     };
     let identity = Identity::load_from(&server.pki, name).map_err(Failure::new)?;
-    Ok(Client::connect(ClientConfig::new(server.address, identity)).await?)
+    let mut config = ClientConfig::new(server.address, identity);
+    change(&mut config);
+    Ok(Client::connect(config).await?)
 }

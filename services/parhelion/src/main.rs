@@ -4,11 +4,18 @@ mod backend;
 mod cli;
 mod client;
 mod commands;
+mod drivers;
 mod gauges;
 mod link;
+mod logs;
 mod node;
 mod output;
+mod peers;
+mod placement;
+mod progress;
 mod settings;
+mod site;
+mod storage;
 
 use std::process::ExitCode;
 
@@ -41,11 +48,14 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Node(arguments) => node::run(commands::load(&arguments.settings)?.settings),
         Command::Log(command) => commands::log(command).map(Into::into),
         Command::Mirror(command) => commands::mirror(command).map(Into::into),
+        Command::Link(command) => commands::link(command).map(Into::into),
         Command::Drill(arguments) => commands::drill(*arguments).map(Into::into),
         Command::Config(command) => commands::config(command).map(done),
         Command::Pki(command) => commands::pki(command).map(done),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "parhelion", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "parhelion", &mut script);
+            output::write_out(&script);
             Ok(done(()))
         }
         Command::WanEmulator => parhelion_wan::run_emulator().map(done).map_err(Failure::new),

@@ -1,62 +1,66 @@
 //! A node: settings turned into actors, drivers and front ends.
 //!
 //! ```text
-//!   main thread     front ends, metadata server, signals
+//!   main thread     front ends, metadata server, other nodes of the site, signals
 //!   arbiter state   storage actor, estimator
-//!   arbiter link    the link's driver
+//!   arbiter link    the link's driver and the site's gateway, or the way to the node that has them
 //!   OS threads      one writer per data directory, RocksDB's own
 //! ```
+//!
+//! A site of one node has no gateway and asks no other node: its storage actor and its driver talk to each other.
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, Context, Supervised, System};
-use parhelion_actor_runtime::{Clock, Escalation, Gate, Policy, supervise};
-use parhelion_estimator::{Belief, EstimatorActor};
-use parhelion_gate::tls::{LINK_PROTOCOL, SERVER_NAME, require_role};
-use parhelion_gate::{Api, ApiConfig, Budget, Identity};
+use parhelion_actor_runtime::{Clock, Escalation, Faults, Policy, supervise};
+use parhelion_gate::{Api, ApiConfig, Backend, Budget, Identity};
+use parhelion_gateway::{MirrorGateway, PrimaryGateway};
 use parhelion_http::{HttpConfig, HttpServer};
-use parhelion_link_driver::{
-    CodeLookup, Congestion, LaneConfig, MirrorAddresses, MirrorConfig, PeerCheck, PrimaryConfig, Transport,
-};
-use parhelion_metadata::MetadataActor;
-use parhelion_mirror::PrimaryLog;
+use parhelion_link_driver::MirrorAddresses;
+use parhelion_metadata::{Known, KnownLog, LearnLog, MetadataActor};
 use parhelion_observability::{Metrics, Telemetry, TelemetryConfig};
-use parhelion_plugin::{Parameters, Structure};
 use parhelion_plugin_host::Catalogue as Plugins;
-use parhelion_risk::{Assumption, Pricer};
-use parhelion_storage::catalogue::SiteState;
-use parhelion_storage::store::{RecoveredLog, Store, StoreConfig};
-use parhelion_storage::{
-    FromStore, MirroringLatency, PendingBytes, Request, SetChannel, StorageActor, StorageConfig,
-};
-use parhelion_types::{Epoch, Error, LogId, NodeId, RequestId, Role, SiteId};
+use parhelion_storage::Relink;
+use parhelion_types::{NodeId, Role, SiteId};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
-use crate::backend::NodeBackend;
+use crate::backend::{About, NodeBackend};
+use crate::drivers;
 use crate::gauges;
-use crate::link::{CurrentStats, DecoderActor, EncoderActor};
+use crate::link::{
+    Bound, CurrentStats, DecoderActor, EncoderActor, MirrorEnd, MirrorPortActor, PrimaryEnd,
+    PrimaryPortActor, SiteDoorActor, mirror_sink, primary_sink,
+};
+use crate::logs::OwnLogs;
 use crate::output::{Exit, Failure};
-use crate::settings::{self, Duty, Settings};
+use crate::peers::Peers;
+use crate::placement::{Home, Placement};
+use crate::settings::{Duty, Settings};
+use crate::site::SiteBackend;
+use crate::storage::{Learned, StorageRole};
+
+/// Names faults to be injected, for tests: see [`Faults::arm`].
+const FAULTS: &str = "PARHELION_FAULT";
+
+/// The actors that a node may have.
+const ACTORS: [&str; 7] = ["storage", "metadata", "estimator", "encoder", "decoder", "port", "gateway"];
 
 /// Exit code of a node that ended itself because only a restart mends what happened.
 const EXIT_RESTART: i32 = 70;
-
-/// Files of zeros that each data directory keeps ready.
-const SPARES: usize = 1;
-
-/// Logs of this site: what the metadata server is rebuilt from.
-type Known = Arc<Mutex<Vec<(LogId, String, RequestId)>>>;
 
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings) -> Result<ExitCode, Failure> {
     settings.check().map_err(Failure::new)?;
     let telemetry = Telemetry::install(telemetry_config(&settings)).map_err(Failure::new)?;
+    if let Some(faults) = std::env::var_os(FAULTS) {
+        let faulty = |error| Failure::new(format!("{FAULTS} is set: {error}. In service it must not be set"));
+        Faults::arm(&faults.to_string_lossy(), &ACTORS).map_err(faulty)?;
+    }
     let ended = System::new().block_on(async {
         let node = Node::start(&settings, &telemetry)?;
         node.serve(settings.node.drain).await;
@@ -72,122 +76,71 @@ pub fn run(settings: Settings) -> Result<ExitCode, Failure> {
 struct Node {
     api: Api,
     http: Option<HttpServer>,
-    storage: Addr<StorageActor>,
-    store: Arc<Store>,
+    storage: Option<StorageRole>,
     arbiters: [Arbiter; 2],
 }
 
 impl Node {
     fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Self, Failure> {
-        let identity = Identity::load_from(&settings.tls.directory, &format!("node-{}", settings.node.site))
-            .map_err(Failure::new)?;
+        let identity = load_identity(settings)?;
         let plugins = Arc::new(Plugins::built_in());
         let clock = Arc::new(Clock::start());
-        let pending = PendingBytes::default();
-        let mirroring = MirroringLatency::default();
-
-        let address: Arc<OnceLock<Addr<StorageActor>>> = Arc::default();
-        let (store, recovered) = open_store(settings, address.clone())?;
-        let site = store.catalogue().site().map_err(Failure::new)?;
-        let is_mirror = settings.node.duty == Duty::Mirror && !site.promoted;
-        let known: Known =
-            Arc::new(Mutex::new(recovered.iter().map(|l| (l.log, l.name.clone(), l.created_by)).collect()));
-        report_recovery(&recovered, site, is_mirror);
-        let logs = recovered.into_iter().map(|log| primary_log(log, site)).collect();
-
-        let state = Arbiter::new();
-        let link = Arbiter::new();
-        let listed = known.clone();
-        let metadata_state = Box::new(move || listed.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        let metadata =
-            supervise("metadata", Policy::REBUILD, escalation(), MetadataActor::new(metadata_state));
-        let told = metadata.clone();
-        let estimator = EstimatorParts::new(settings, clock.clone(), address.clone())?;
-        let storage_config = StorageConfig {
-            store: store.clone(),
-            clock: clock.clone(),
-            primary: primary_core_config(settings, site.epoch),
-            pricer: pricer(settings, &plugins, &estimator.belief)?,
-            metrics: telemetry.metrics().clone(),
-            tracer: telemetry.tracer().clone(),
-            pending: pending.clone(),
-            mirroring: mirroring.clone(),
-            learned: Box::new(move |log, name, request| {
-                let entry = (log, name.clone(), request);
-                known.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-                told.do_send(parhelion_metadata::LearnLog { log, name, request });
-            }),
-            promote: remember_promotion(store.clone()),
+        let (state, link) = (Arbiter::new(), Arbiter::new());
+        let mut metadata = None;
+        let storage = match settings.has(Role::Storage) {
+            true => {
+                let learned = |own: &OwnLogs| {
+                    metadata = start_metadata(settings, Some(own));
+                    Ok(learn_to(metadata.clone(), settings))
+                };
+                let role = StorageRole::start(settings, telemetry, &plugins, clock.clone(), &state, learned)?;
+                Some(role)
+            }
+            false => {
+                metadata = start_metadata(settings, None);
+                None
+            }
         };
-        let storage = start_on(&state, "storage", Policy::CRASH, move || {
-            if is_mirror {
-                StorageActor::mirror(storage_config, site.epoch, logs)
-            } else {
-                StorageActor::primary(storage_config, logs)
-            }
-        })?;
-        // The store was opened before there was anybody to tell; it has had nothing to say so far.
-        let _ = address.set(storage.clone());
+        let stats = CurrentStats::default();
+        let ends = LinkRole { settings, identity: &identity, plugins, arbiter: &link, stats: stats.clone() };
+        let (link_addresses, site_address) = ends.start(storage.as_ref())?;
 
-        let stats: CurrentStats = Arc::default();
-        let belief = estimator.belief.clone();
-        let mut link_addresses = None;
-        match settings.node.duty {
-            Duty::Primary => {
-                let actor = estimator.actor;
-                let estimator = start_on(&state, "estimator", Policy::REBUILD, move || actor)?;
-                let config = primary_driver_config(settings, &identity, plugins)?;
-                let (storage, stats) = (storage.clone(), stats.clone());
-                start_on(&link, "encoder", Policy::REBUILD, move || EncoderActor {
-                    config,
-                    storage,
-                    estimator,
-                    stats,
-                })?;
-            }
-            Duty::Mirror => {
-                let config = mirror_driver_config(settings, &identity, plugins)?;
-                let (bound, wait) = mpsc::channel();
-                let (storage, stats, pending) = (storage.clone(), stats.clone(), pending);
-                start_on(&link, "decoder", Policy::REBUILD, move || DecoderActor {
-                    config,
-                    storage,
-                    stats,
-                    bound: Some(bound),
-                    pending,
-                })?;
-                let bound =
-                    wait.recv().map_err(|_| Failure::new("the link's driver ended before it began"))?;
-                link_addresses = Some(bound.map_err(Failure::new)?);
-            }
-            Duty::Single => {}
-        }
+        let logs = storage.as_ref().map(|role| role.logs.clone());
+        let peers = Peers::connect(settings, || load_identity(settings))?;
+        let homes: Vec<Home> = peers.homes(logs.as_ref().map(|logs| -> Arc<dyn Backend> { logs.clone() }));
+        let is_mirror = settings.node.duty == Duty::Mirror;
+        let placement = metadata.map(|metadata| Arc::new(Placement::new(metadata, homes, is_mirror)));
+        let about = About {
+            site: SiteId(settings.node.site),
+            node: NodeId(settings.node.node),
+            roles: settings.node.roles.clone(),
+            duty: settings.node.duty,
+            address: settings.own_address(),
+        };
+        let backend =
+            Arc::new(NodeBackend { about, logs, placement, link: stats, line: drivers::line(settings) });
+        actix::spawn(gauges::keep(telemetry.metrics().clone(), clock, backend.clone()));
 
-        let backend = Arc::new(NodeBackend {
-            site: settings.node.site,
-            duty: match settings.node.duty {
-                Duty::Primary => "primary",
-                Duty::Mirror => "mirror",
-                Duty::Single => "single",
-            },
-            segment_bytes: segment_bytes(settings),
-            storage: storage.clone(),
-            metadata,
-            store: store.clone(),
-            gate: Gate::new(settings.api.in_flight.as_u64()),
-            clock,
-            mirroring,
-            belief: (settings.node.duty == Duty::Primary).then_some(belief),
-            link: stats,
-        });
         let in_flight = Budget::new(settings.api.in_flight.as_u64());
         let api_config = ApiConfig { in_flight: in_flight.clone(), ..ApiConfig::new(settings.api.listen) };
-        let api = Api::start(api_config, &identity, backend.clone()).map_err(Failure::new)?;
-        actix::spawn(gauges::keep(telemetry.metrics().clone(), storage.clone(), backend.clone()));
-        let http = start_http(settings, &identity, in_flight, backend, telemetry.metrics().clone())?;
+        let (front, api): (Arc<dyn Backend>, _) = if settings.is_alone() {
+            (backend.clone(), Api::start(api_config, &identity, backend))
+        } else {
+            let homes = peers.homes(backend.logs.is_some().then(|| -> Arc<dyn Backend> { backend.clone() }));
+            let site = Arc::new(SiteBackend::new(backend.clone(), homes, peers));
+            let number = SiteId(settings.node.site);
+            (site.clone(), Api::start_in_site(api_config, &identity, site, number, backend))
+        };
+        let api = api.map_err(Failure::new)?;
+        let http = start_http(settings, &identity, in_flight, front, telemetry.metrics().clone())?;
         let http_address = http.as_ref().map(HttpServer::local_address);
-        announce_ready(api.local_address().map_err(Failure::new)?, http_address, link_addresses);
-        Ok(Self { api, http, storage, store, arbiters: [state, link] })
+        announce_ready(
+            api.local_address().map_err(Failure::new)?,
+            http_address,
+            link_addresses,
+            site_address,
+        );
+        Ok(Self { api, http, storage, arbiters: [state, link] })
     }
 
     /// Serves until the first signal, then drains; a second signal ends the process at once.
@@ -205,103 +158,203 @@ impl Node {
         if let Some(http) = self.http {
             http.stop().await;
         }
-        let (answer, drained) = oneshot::channel();
-        self.storage.do_send(Request::Drain { answer });
-        if tokio::time::timeout(drain, drained).await.is_err() {
-            tracing::warn!(?drain, "the disk did not keep up; what is not synced was not acknowledged");
+        if let Some(storage) = &self.storage {
+            storage.drain(drain).await;
         }
         for arbiter in self.arbiters {
             arbiter.stop();
             let _ = arbiter.join();
         }
         // The last owner of the store syncs and joins its writers.
-        drop(self.store);
+        drop(self.storage);
     }
 }
 
-/// The estimator before it is started, and what others see of it.
-struct EstimatorParts {
-    actor: EstimatorActor,
-    belief: Arc<Mutex<Belief>>,
+/// What joins the node to the other site: the driver, the gateway, or the way to the link node.
+struct LinkRole<'a> {
+    settings: &'a Settings,
+    identity: &'a Identity,
+    plugins: Arc<Plugins>,
+    arbiter: &'a Arbiter,
+    stats: CurrentStats,
 }
 
-impl EstimatorParts {
-    fn new(
-        settings: &Settings,
-        clock: Arc<Clock>,
-        storage: Arc<OnceLock<Addr<StorageActor>>>,
-    ) -> Result<Self, Failure> {
-        let risk = &settings.risk;
-        let assumption = Assumption::new(risk.assumed_loss, risk.assumed_burst, risk.confidence)
-            .map_err(|error| Failure::new(format!("risk settings: {error}")))?;
-        let tell = Arc::new(move |channel| {
-            if let Some(storage) = storage.get() {
-                storage.do_send(SetChannel(channel));
+impl LinkRole<'_> {
+    /// Starts what the node's roles need; where a mirror's driver and the site's gateway listen.
+    fn start(
+        self,
+        storage: Option<&StorageRole>,
+    ) -> Result<(Option<MirrorAddresses>, Option<SocketAddr>), Failure> {
+        let has_link = self.settings.has(Role::Link);
+        match (self.settings.node.duty, storage) {
+            (Duty::Single, _) => Ok((None, None)),
+            (Duty::Primary, Some(storage)) if self.settings.is_alone() => {
+                self.encoder(PrimaryEnd::Storage {
+                    storage: storage.logs.storage.clone(),
+                    estimator: storage.estimator.clone().expect("a primary has an estimator"),
+                })?;
+                Ok((None, None))
             }
-        });
-        let (actor, belief) = EstimatorActor::new(assumption, clock, tell);
-        Ok(Self { actor, belief })
-    }
-}
-
-fn open_store(
-    settings: &Settings,
-    storage: Arc<OnceLock<Addr<StorageActor>>>,
-) -> Result<(Arc<Store>, Vec<RecoveredLog>), Failure> {
-    let directories = if settings.storage.directories.is_empty() {
-        vec![settings.node.data.join("store")]
-    } else {
-        settings.storage.directories.clone()
-    };
-    let config = StoreConfig {
-        directories,
-        segment_bytes: segment_bytes(settings),
-        queue_bytes_max: usize::try_from(settings.storage.queue.as_u64()).unwrap_or(usize::MAX),
-        requests_max: settings.mirror.requests as usize,
-        spares: SPARES,
-    };
-    let tell = Arc::new(move |event| {
-        if let Some(storage) = storage.get() {
-            storage.do_send(FromStore(event));
+            (Duty::Mirror, Some(storage)) if self.settings.is_alone() => {
+                let (storage, pending) = (storage.logs.storage.clone(), storage.pending.clone());
+                Ok((Some(self.decoder(MirrorEnd::Storage { storage, pending })?), None))
+            }
+            (Duty::Primary, storage) if has_link => self.primary_gateway(storage).map(|at| (None, Some(at))),
+            (Duty::Mirror, storage) if has_link => {
+                self.mirror_gateway(storage).map(|(link, at)| (Some(link), Some(at)))
+            }
+            (_, None) => Ok((None, None)),
+            (Duty::Primary, Some(storage)) => {
+                let actor = PrimaryPortActor {
+                    config: drivers::site_link(self.settings, self.identity)?,
+                    own: storage.logs.own.clone(),
+                    storage: storage.logs.storage.clone(),
+                    estimator: storage.estimator.clone().expect("a primary has an estimator"),
+                };
+                start_on(self.arbiter, "port", Policy::REBUILD, move || actor)?;
+                Ok((None, None))
+            }
+            (Duty::Mirror, Some(storage)) => {
+                let actor = MirrorPortActor {
+                    config: drivers::site_link(self.settings, self.identity)?,
+                    storage: storage.logs.storage.clone(),
+                    pending: storage.pending.clone(),
+                };
+                start_on(self.arbiter, "port", Policy::REBUILD, move || actor)?;
+                Ok((None, None))
+            }
         }
-    });
-    let (store, recovered) = Store::open(config, tell).map_err(Failure::new)?;
-    Ok((Arc::new(store), recovered))
-}
-
-fn report_recovery(recovered: &[RecoveredLog], site: SiteState, is_mirror: bool) {
-    for log in recovered.iter().filter(|log| log.torn) {
-        let end = log.tail.next_address();
-        tracing::warn!(log = %log.log, %end, "dropped a record that was being written; nobody was told of it");
     }
-    tracing::info!(logs = recovered.len(), epoch = %site.epoch, is_mirror, "recovered");
+
+    /// The gateway of a primary site, with the driver; where it listens for storage nodes.
+    fn primary_gateway(&self, storage: Option<&StorageRole>) -> Result<SocketAddr, Failure> {
+        let gateway = PrimaryGateway::new();
+        if let Some(role) = storage {
+            let estimator = role.estimator.clone().expect("a primary has an estimator");
+            let sink = primary_sink(role.logs.storage.clone(), estimator);
+            let (node, numbers) = (NodeId(self.settings.node.node), role.logs.own.numbers());
+            let here = gateway.clone();
+            let commands = call_on(self.arbiter, move || here.attach(node, &numbers, sink))??;
+            role.logs.storage.do_send(Relink::Primary(commands));
+        }
+        let door = self.door(Some(gateway.clone()), None)?;
+        self.encoder(PrimaryEnd::Gateway(gateway))?;
+        Ok(door)
+    }
+
+    /// The gateway of a mirror, with the driver; where they listen for the primary and for storage nodes.
+    fn mirror_gateway(
+        &self,
+        storage: Option<&StorageRole>,
+    ) -> Result<(MirrorAddresses, SocketAddr), Failure> {
+        let gateway = MirrorGateway::new(self.settings.storage_nodes());
+        if let Some(role) = storage {
+            let sink = mirror_sink(role.logs.storage.clone(), role.pending.clone());
+            let node = NodeId(self.settings.node.node);
+            let here = gateway.clone();
+            let commands = call_on(self.arbiter, move || here.attach(node, sink))??;
+            role.logs.storage.do_send(Relink::Mirror(commands));
+        }
+        let door = self.door(None, Some(gateway.clone()))?;
+        let link = self.decoder(MirrorEnd::Gateway(gateway))?;
+        Ok((link, door))
+    }
+
+    fn door(
+        &self,
+        primary: Option<PrimaryGateway>,
+        mirror: Option<MirrorGateway>,
+    ) -> Result<SocketAddr, Failure> {
+        let config = drivers::listener(self.settings, self.identity)?;
+        self.bound("gateway", move |bound| SiteDoorActor { config, primary, mirror, bound: Some(bound) })
+    }
+
+    fn encoder(&self, end: PrimaryEnd) -> Result<(), Failure> {
+        let config = drivers::primary(self.settings, self.identity, self.plugins.clone())?;
+        let stats = self.stats.clone();
+        start_on(self.arbiter, "encoder", Policy::REBUILD, move || EncoderActor { config, end, stats })?;
+        Ok(())
+    }
+
+    fn decoder(&self, end: MirrorEnd) -> Result<MirrorAddresses, Failure> {
+        let config = drivers::mirror(self.settings, self.identity, self.plugins.clone())?;
+        let stats = self.stats.clone();
+        self.bound("decoder", move |bound| DecoderActor { config, end, stats, bound: Some(bound) })
+    }
+
+    /// Starts an actor that listens, and waits until it does.
+    fn bound<A, T>(
+        &self,
+        name: &'static str,
+        make: impl FnOnce(Bound<T>) -> A + Send + 'static,
+    ) -> Result<T, Failure>
+    where
+        A: Supervised + Actor<Context = Context<A>> + Unpin,
+        T: Send + 'static,
+    {
+        let (bound, wait) = mpsc::channel();
+        start_on(self.arbiter, name, Policy::REBUILD, move || make(bound))?;
+        let bound = wait.recv().map_err(|_| Failure::new(format!("the {name} ended before it began")))?;
+        bound.map_err(Failure::new)
+    }
 }
 
-fn primary_log(log: RecoveredLog, site: SiteState) -> PrimaryLog {
-    let mut tail = log.tail;
-    tail.promote(site.epoch);
-    let RecoveredLog { log, name, degrade, active, requests, .. } = log;
-    PrimaryLog { log, name, degrade, tail, active, requests }
+/// The metadata server, if the node has that role. The only node of a site knows all logs; else the storage nodes are
+/// asked for them.
+fn start_metadata(settings: &Settings, own: Option<&OwnLogs>) -> Option<Addr<MetadataActor>> {
+    if !settings.has(Role::Metadata) {
+        return None;
+    }
+    let node = NodeId(settings.node.node);
+    let own = own.filter(|_| settings.is_alone()).cloned();
+    let known: Known = Box::new(move || {
+        let logs = own.as_ref()?.all();
+        Some(logs.into_iter().map(|(log, name, request)| KnownLog { log, name, request, node }).collect())
+    });
+    let actor = MetadataActor::new(&settings.storage_nodes(), known);
+    Some(supervise("metadata", Policy::REBUILD, escalation(), actor))
 }
 
-fn remember_promotion(store: Arc<Store>) -> Box<dyn Fn(Epoch) -> Result<(), Error> + Send> {
-    Box::new(move |epoch| {
-        let state = SiteState { epoch, promoted: true };
-        store.catalogue().put_site(state).map_err(|error| Error::unavailable(error.to_string()))
+/// Who is told of a log that appears: the metadata server of a site of one node. Others ask when they need to know.
+fn learn_to(metadata: Option<Addr<MetadataActor>>, settings: &Settings) -> Learned {
+    let node = NodeId(settings.node.node);
+    let metadata = metadata.filter(|_| settings.is_alone());
+    Box::new(move |log, name, request| {
+        if let Some(metadata) = &metadata {
+            metadata.do_send(LearnLog(KnownLog { log, name: name.to_owned(), request, node }));
+        }
     })
 }
 
+/// The certificate of the nodes of this site.
+fn load_identity(settings: &Settings) -> Result<Identity, Failure> {
+    Identity::load_from(&settings.tls.directory, &format!("node-{}", settings.node.site))
+        .map_err(Failure::new)
+}
+
+/// Runs `make` on an arbiter and waits for what it makes.
+fn call_on<T: Send + 'static>(
+    arbiter: &Arbiter,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let (send, wait) = mpsc::channel();
+    arbiter.spawn_fn(move || drop(send.send(make())));
+    wait.recv().map_err(|_| Failure::new("a thread of the node ended while it started; see the log"))
+}
+
 /// Starts a supervised actor on an arbiter and waits for its address.
-fn start_on<A, F>(arbiter: &Arbiter, name: &'static str, policy: Policy, make: F) -> Result<Addr<A>, Failure>
+pub fn start_on<A, F>(
+    arbiter: &Arbiter,
+    name: &'static str,
+    policy: Policy,
+    make: F,
+) -> Result<Addr<A>, Failure>
 where
     A: Supervised + Actor<Context = Context<A>> + Unpin,
     F: FnOnce() -> A + Send + 'static,
 {
-    let (send, wait) = mpsc::channel();
-    arbiter.spawn_fn(move || {
-        let _ = send.send(supervise(name, policy, escalation(), make()));
-    });
-    wait.recv().map_err(|_| Failure::new(format!("the {name} actor did not start; see the log")))
+    call_on(arbiter, move || supervise(name, policy, escalation(), make()))
+        .map_err(|_| Failure::new(format!("the {name} actor did not start; see the log")))
 }
 
 /// An actor that cannot be rebuilt ends the process: a restart finds everything on disk.
@@ -317,7 +370,7 @@ fn start_http(
     settings: &Settings,
     identity: &Identity,
     in_flight: Budget,
-    backend: Arc<NodeBackend>,
+    backend: Arc<dyn Backend>,
     metrics: Metrics,
 ) -> Result<Option<HttpServer>, Failure> {
     let http = &settings.http;
@@ -334,9 +387,15 @@ fn start_http(
     HttpServer::start(config, backend, scrape).map(Some).map_err(Failure::new)
 }
 
-fn announce_ready(api: SocketAddr, http: Option<SocketAddr>, link: Option<MirrorAddresses>) {
+/// Says on standard output where the node serves.
+fn announce_ready(
+    api: SocketAddr,
+    http: Option<SocketAddr>,
+    link: Option<MirrorAddresses>,
+    site: Option<SocketAddr>,
+) {
     let link = link.map(|at| json!({ "bulk": at.bulk, "critical": at.critical, "tcp": at.tcp }));
-    let line = json!({ "ready": true, "api": api, "http": http, "link": link });
+    let line = json!({ "ready": true, "api": api, "http": http, "link": link, "site": site });
     let mut out = std::io::stdout().lock();
     // Whoever started the node may have closed its end.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -362,113 +421,4 @@ fn telemetry_config(settings: &Settings) -> TelemetryConfig {
         otlp_endpoint: (!otlp.is_empty()).then(|| otlp.clone()),
         sample_ratio: settings.telemetry.sample,
     }
-}
-
-fn segment_bytes(settings: &Settings) -> u32 {
-    u32::try_from(settings.storage.segment.as_u64()).unwrap_or(u32::MAX)
-}
-
-fn primary_core_config(settings: &Settings, epoch: Epoch) -> parhelion_mirror::PrimaryConfig {
-    parhelion_mirror::PrimaryConfig {
-        segment_bytes: segment_bytes(settings),
-        link_buffer_bytes_max: usize::try_from(settings.link.buffer.as_u64()).unwrap_or(usize::MAX),
-        deadline: settings.mirror.deadline,
-        requests_max: settings.mirror.requests as usize,
-        epoch,
-    }
-}
-
-fn pricer(settings: &Settings, plugins: &Plugins, belief: &Mutex<Belief>) -> Result<Pricer, Failure> {
-    let model = plugins.model(&settings.risk.model).map_err(Failure::new)?;
-    let channel = belief.lock().unwrap_or_else(PoisonError::into_inner).channel;
-    Ok(Pricer::new(model, Structure::None, channel))
-}
-
-fn lane_config(settings: &Settings) -> LaneConfig {
-    LaneConfig { mtu: settings.link.mtu, idle_timeout: settings.link.idle_timeout, ..LaneConfig::default() }
-}
-
-fn peer_check() -> PeerCheck {
-    Arc::new(|certificate| require_role(certificate, &[Role::Link]).map(drop))
-}
-
-fn code_lookup(plugins: Arc<Plugins>) -> CodeLookup {
-    Arc::new(move |name| plugins.code(name).ok())
-}
-
-fn primary_driver_config(
-    settings: &Settings,
-    identity: &Identity,
-    plugins: Arc<Plugins>,
-) -> Result<PrimaryConfig, Failure> {
-    let link = &settings.link;
-    let address = |key: &str, text: &str| {
-        let wrong =
-            |_| Failure::new(format!("setting {key} is {text:?}: give an address such as 192.0.2.7:7411"));
-        text.parse::<SocketAddr>().map_err(wrong)
-    };
-    // Unknown codes and parameters are found before anything starts.
-    let code = plugins.code(&link.code).map_err(Failure::new)?;
-    let unusable = |error: &dyn std::fmt::Display| Failure::new(format!("link.parameters: {error}"));
-    let parameters: Parameters = link.parameters.parse().map_err(|error| unusable(&error))?;
-    code.structure(&parameters).map_err(|error| unusable(&error))?;
-    let tls = Arc::new(identity.client_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
-    let critical = address("link.peer_critical", &link.peer_critical)?;
-    let defaults = PrimaryConfig::new(
-        SiteId(settings.node.site),
-        critical,
-        SERVER_NAME,
-        tls,
-        peer_check(),
-        code_lookup(plugins),
-    );
-    let tcp_congestion = link.tcp_congestion.clone();
-    Ok(PrimaryConfig {
-        bulk: address("link.peer_bulk", &link.peer_bulk)?,
-        tcp: if link.peer_tcp.is_empty() { defaults.tcp } else { address("link.peer_tcp", &link.peer_tcp)? },
-        transport: match link.transport {
-            settings::Transport::Quic => Transport::Quic,
-            settings::Transport::Tcp => {
-                Transport::Tcp { congestion: (!tcp_congestion.is_empty()).then_some(tcp_congestion) }
-            }
-        },
-        congestion: match link.congestion {
-            settings::Congestion::Provisioned => Congestion::Provisioned,
-            settings::Congestion::Bbr => Congestion::Bbr,
-            settings::Congestion::Cubic => Congestion::Cubic,
-        },
-        code: link.code.clone(),
-        parameters: link.parameters.clone(),
-        lane: lane_config(settings),
-        rate_bytes_per_second: (link.rate.bytes_per_second() as f64 * link.share) as u64,
-        buffer_bytes_max: usize::try_from(link.buffer.as_u64()).unwrap_or(usize::MAX),
-        burst_datagrams_max: link.burst,
-        flush_delay: link.flush_delay,
-        site_exit_delay: link.site_exit_delay,
-        ..defaults
-    })
-}
-
-fn mirror_driver_config(
-    settings: &Settings,
-    identity: &Identity,
-    plugins: Arc<Plugins>,
-) -> Result<MirrorConfig, Failure> {
-    let link = &settings.link;
-    let tls = Arc::new(identity.server_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
-    let defaults = MirrorConfig::new(
-        SiteId(settings.node.site),
-        link.listen_critical,
-        tls,
-        peer_check(),
-        code_lookup(plugins),
-    );
-    Ok(MirrorConfig {
-        listen_bulk: link.listen_bulk,
-        listen_tcp: Some(link.listen_tcp),
-        lane: lane_config(settings),
-        pending_bytes_max: usize::try_from(link.buffer.as_u64()).unwrap_or(usize::MAX),
-        report_interval: link.report_interval,
-        ..defaults
-    })
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use parhelion_log::{Scan, SegmentHeader, Tail};
 use parhelion_types::{Epoch, LogId};
 
-use super::StoreError;
 use super::files::{create_directory, log_directory, segment_path, segments_of, sync_directory};
+use super::{Damage, StoreError};
 use crate::catalogue::Catalogue;
 
 /// Makes `tail` the durable end of the log's files. What is cut off is kept in the directory's `cut`.
@@ -23,7 +23,7 @@ pub(crate) fn cut(directory: &Path, log: LogId, tail: Tail, catalogue: &Catalogu
     let bytes = Bytes::from(fs::read(&path).map_err(file_error)?);
     if !ends_a_record(&bytes, log, tail) {
         let reason = format!("record {} of the other site does not follow here", tail.next_number());
-        return Err(StoreError::Corrupt { log, address: end, path, reason });
+        return Err(StoreError::Corrupt(Damage { log, address: end, path, reason }));
     }
     let aside = aside(directory, log, tail);
     let aside_error = |reason| StoreError::Directory { path: aside.clone(), reason };

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use parhelion_types::{LogAddress, LogId};
 
-use super::{Durable, RecoveredLog};
+use super::{Damage, Durable, RecoveredLog};
 
 /// Directory and durable end of every log, shared by writers and readers.
 #[derive(Debug)]
@@ -14,13 +14,20 @@ pub(crate) struct Homes {
     directories: Vec<PathBuf>,
     found: HashMap<LogId, usize>,
     ends: Mutex<HashMap<LogId, LogAddress>>,
+    damaged: HashMap<LogId, Damage>,
 }
 
 impl Homes {
     /// Logs where they were found; a new one gets a directory by its number.
     pub fn new(directories: Vec<PathBuf>, found: HashMap<LogId, usize>, logs: &[RecoveredLog]) -> Self {
-        let ends = logs.iter().map(|log| (log.log, log.tail.next_address())).collect();
-        Self { directories, found, ends: Mutex::new(ends) }
+        let ends = logs.iter().map(|log| (log.log, log.readable_end)).collect();
+        let damaged = logs.iter().filter_map(|log| Some((log.log, log.damage.clone()?))).collect();
+        Self { directories, found, ends: Mutex::new(ends), damaged }
+    }
+
+    /// What recovery found wrong with the log, if anything.
+    pub fn damage(&self, log: LogId) -> Option<&Damage> {
+        self.damaged.get(&log)
     }
 
     /// Index of the log's directory.
@@ -33,7 +40,7 @@ impl Homes {
         &self.directories[self.index(log)]
     }
 
-    /// Address behind the last durable record; none where the log has none.
+    /// Address behind the last durable record that can be read; none where the log has none.
     pub fn end(&self, log: LogId) -> Option<LogAddress> {
         self.ends().get(&log).copied()
     }

@@ -33,7 +33,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use parhelion_log::{ActiveMap, Record, Tail};
-use parhelion_types::{Degrade, LogAddress, LogId, RequestId};
+use parhelion_types::{Degrade, LogAddress, LogId, RequestId, SourceTime};
 
 use crate::catalogue::{Catalogue, CatalogueError};
 use homes::Homes;
@@ -79,6 +79,8 @@ pub enum StoreEvent {
         log: LogId,
         /// Number of its next record.
         number: u64,
+        /// Which appends are freed now.
+        active: ActiveMap,
     },
     /// The log can be written no more until the store is opened again: what the kernel did with a failed
     /// write is unknown, so nothing is tried again and no success is claimed.
@@ -127,8 +129,33 @@ pub struct RecoveredLog {
     pub active: ActiveMap,
     /// Its newest requests: id, record number, address.
     pub requests: Vec<(RequestId, u64, LogAddress)>,
+    /// When its newest record was accepted; zero where recovery looked at none.
+    pub newest: SourceTime,
     /// Bytes of a record that was being written when the node died, and was never acknowledged.
     pub torn: bool,
+    /// What is wrong with it. It takes no records then: `tail` is where its whole part ends, and what can be
+    /// read behind that lies before `readable_end`. Nothing of its files was changed.
+    pub damage: Option<Damage>,
+    /// Address behind the last record that can be read; the tail's, unless the log is damaged.
+    pub readable_end: LogAddress,
+}
+
+/// Stored bytes that are not what was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "log {log} is damaged at {address}, in {}: {reason}; restore it from the other site: with this node stopped, \
+     put that site's file of the same name in its place. Or promote the other site",
+    path.display()
+)]
+pub struct Damage {
+    /// The log.
+    pub log: LogId,
+    /// Where.
+    pub address: LogAddress,
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub reason: String,
 }
 
 /// A store that cannot be opened, or a record that cannot be had.
@@ -154,16 +181,29 @@ pub enum StoreError {
         reason: io::Error,
     },
     /// Stored bytes are damaged.
-    #[error("log {log} is damaged at {address}, in {}: {reason}; restore it from the other site", path.display())]
-    Corrupt {
+    #[error(transparent)]
+    Corrupt(Damage),
+    /// Durable logs are in none of the data directories, and one of those is empty.
+    #[error(
+        "log {log} had {count} durable records and no data directory has it, and {} holds no log at all; is a disk \
+         not mounted there?",
+        path.display()
+    )]
+    NotMounted {
+        /// One of the logs.
+        log: LogId,
+        /// How many records of it were durable at least.
+        count: u64,
+        /// The directory that is empty.
+        path: PathBuf,
+    },
+    /// Two data directories have the same log.
+    #[error("log {log} is in {} and in {}; remove the copy that is not right", paths[0].display(), paths[1].display())]
+    Twice {
         /// The log.
         log: LogId,
-        /// Where.
-        address: LogAddress,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
+        /// Both directories.
+        paths: Box<[PathBuf; 2]>,
     },
     /// There is no such record.
     #[error("log {log} has no record at {address}; give an address that an append returned")]
@@ -198,7 +238,8 @@ impl Store {
     /// Locks the directories, recovers every log, and starts the writers.
     ///
     /// # Errors
-    /// A directory is locked or unusable, or a log is damaged in its middle.
+    /// A directory is locked, unusable or not mounted. A damaged log is none: it is found as such, and all
+    /// others are served.
     pub fn open(config: StoreConfig, on_event: OnEvent) -> Result<(Self, Vec<RecoveredLog>), StoreError> {
         let Some(first) = config.directories.first() else {
             let reason = io::Error::new(io::ErrorKind::InvalidInput, "no data directory is configured");
@@ -260,33 +301,32 @@ impl Store {
                     continue;
                 };
                 if let Some(other) = found.insert(log, index) {
-                    let other = config.directories[other].display();
-                    return Err(StoreError::Corrupt {
-                        log,
-                        address: Tail::first_address(),
-                        path: files::log_directory(directory, log),
-                        reason: format!("the log is also in {other}"),
-                    });
+                    let path = |index: usize| files::log_directory(&config.directories[index], log);
+                    return Err(StoreError::Twice { log, paths: Box::new([path(other), path(index)]) });
                 }
                 recovered.push(state);
             }
         }
-        // A directory that is not mounted must not look like a site without those logs.
-        if let Some((log, count)) =
-            catalogue.durable_logs()?.into_iter().find(|(log, _)| !found.contains_key(log))
-        {
-            let home = &config.directories[log.0 as usize % config.directories.len()];
-            return Err(StoreError::Corrupt {
-                log,
-                address: Tail::first_address(),
-                path: files::log_directory(home, log),
-                reason: format!(
-                    "{count} records were durable and no data directory has the log; is one not mounted?"
-                ),
-            });
+        let lost = catalogue.durable_logs()?.into_iter().filter(|(log, _)| !found.contains_key(log));
+        let lost: Vec<(LogId, u64)> = lost.collect();
+        let is_unused = |index: &usize| !found.values().any(|at| at == index);
+        let unused: Vec<usize> = (0..config.directories.len()).filter(is_unused).collect();
+        for (log, count) in lost {
+            let index = log.0 as usize % config.directories.len();
+            // A directory that is not mounted must not look like a site without those logs. The log's own one is
+            // named where it is empty; it may lie elsewhere, if directories were added since.
+            if let Some(first) = unused.first() {
+                let empty = if unused.contains(&index) { &index } else { first };
+                let path = config.directories[*empty].clone();
+                return Err(StoreError::NotMounted { log, count, path });
+            }
+            found.insert(log, index);
+            recovered.push(recover::lost(&config.directories[index], log, count));
         }
         recovered.sort_by_key(|log| log.log);
-        catalogue.put_durable(recovered.iter().map(|log| (log.log, log.tail.next_number())))?;
+        // What is known of a damaged log must not be forgotten: its loss would pass for a torn write.
+        let whole = recovered.iter().filter(|log| log.damage.is_none());
+        catalogue.put_durable(whole.map(|log| (log.log, log.tail.next_number())))?;
         Ok((found, recovered))
     }
 

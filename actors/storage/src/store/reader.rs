@@ -10,9 +10,9 @@ use bytes::Bytes;
 use parhelion_log::{RECORD_HEADER_BYTES, Record, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Tail};
 use parhelion_types::{Epoch, LogAddress, LogId, SegmentId};
 
-use super::StoreError;
 use super::files::segment_path;
 use super::homes::Homes;
+use super::{Damage, StoreError};
 
 /// Files kept open.
 const OPEN_FILES_MAX: usize = 256;
@@ -42,6 +42,10 @@ impl Reader {
         let no_record = StoreError::NoRecord { log, address };
         match self.homes.end(log) {
             Some(end) if address < end && may_hold_record(address) => {}
+            // What the end of a damaged log took with it was there once.
+            Some(end) if address >= end => {
+                return Err(self.homes.damage(log).cloned().map_or(no_record, StoreError::Corrupt));
+            }
             _ => return Err(no_record),
         }
         let Some(file) = self.file(log, address.segment)? else {
@@ -71,11 +75,26 @@ impl Reader {
     pub fn read_from(
         &self,
         log: LogId,
-        mut address: LogAddress,
+        address: LogAddress,
         bytes_max: usize,
     ) -> Result<Vec<Record>, StoreError> {
-        let mut records: Vec<Record> = Vec::new();
-        let Some(end) = self.homes.end(log) else { return Ok(records) };
+        let mut records = Vec::new();
+        match self.collect(log, address, bytes_max, &mut records) {
+            // What comes before damage is whole; whoever goes on from there is told.
+            Err(StoreError::Corrupt(_)) if !records.is_empty() => Ok(records),
+            result => result.map(|()| records),
+        }
+    }
+
+    /// Reads records in log order until there are enough, or one is damaged.
+    fn collect(
+        &self,
+        log: LogId,
+        mut address: LogAddress,
+        bytes_max: usize,
+        records: &mut Vec<Record>,
+    ) -> Result<(), StoreError> {
+        let Some(end) = self.homes.end(log) else { return Ok(()) };
         if address < end && !may_hold_record(address) {
             return Err(StoreError::NoRecord { log, address });
         }
@@ -89,10 +108,10 @@ impl Reader {
             let mut at = 0;
             let damage = loop {
                 if address >= end {
-                    return Ok(records);
+                    return Ok(());
                 }
                 if bytes.len() - at < RECORD_HEADER_BYTES && !is_whole {
-                    return Ok(records);
+                    return Ok(());
                 }
                 let header = match header_at(&bytes[at..], log, address) {
                     Ok(header) => header,
@@ -101,16 +120,19 @@ impl Reader {
                 if let Some(last) = records.last()
                     && place_behind(last) != place_at(&header)
                 {
+                    // Whoever went on from here would find a whole record and notice nothing.
+                    records.clear();
                     return Err(self.corrupt(log, address, "the record does not continue the one before"));
                 }
                 if at + header.record_bytes() > bytes.len() {
                     if records.is_empty() {
-                        return self.read(log, address).map(|record| vec![record]);
+                        records.push(self.read(log, address)?);
+                        return Ok(());
                     }
                     if is_whole {
                         return Err(self.corrupt(log, address, "the file ends within the record"));
                     }
-                    return Ok(records);
+                    return Ok(());
                 }
                 let record = Record::parse(bytes.slice(at..at + header.record_bytes()))
                     .map_err(|error| self.corrupt(log, address, &error.to_string()))?;
@@ -129,7 +151,7 @@ impl Reader {
             left = left.saturating_sub(at);
             address = LogAddress { segment: address.segment.next(), offset: SEGMENT_HEADER_BYTES };
         }
-        Ok(records)
+        Ok(())
     }
 
     /// Closes the log's files, of which some have been moved aside.
@@ -220,7 +242,7 @@ impl Reader {
 
     fn corrupt(&self, log: LogId, address: LogAddress, reason: &str) -> StoreError {
         let path = segment_path(self.homes.directory(log), log, address.segment);
-        StoreError::Corrupt { log, address, path, reason: reason.to_owned() }
+        StoreError::Corrupt(Damage { log, address, path, reason: reason.to_owned() })
     }
 }
 

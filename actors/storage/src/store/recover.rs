@@ -7,6 +7,9 @@
 //! the remains of one batch that was never synced. Everything else that is not as it should be is damage:
 //! a segment that is missing, a sealed one that does not end where the next begins, a record that is broken
 //! although the catalogue knows that it was durable, or although more follows it than one batch holds.
+//!
+//! A damaged log is found as such, with its files as they are: it takes no records, what can be read of it is
+//! read, and the node serves all others.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,11 +19,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use parhelion_log::{CreatePayload, Record, RecordHeader, RecordKind, Scan, ScanEnd, SegmentHeader, Tail};
 use parhelion_types::limits::APPEND_BYTES_MAX;
-use parhelion_types::{LogAddress, LogId, SegmentId};
+use parhelion_types::{Degrade, LogAddress, LogId, RequestId, SegmentId, SourceTime};
+use rustix::io::Errno;
 
 use super::files::{log_directory, segment_path, segments_of, sync_directory};
 use super::writer::BATCH_BYTES_MAX;
-use super::{RecoveredLog, StoreError};
+use super::{Damage, RecoveredLog, StoreError};
 use crate::catalogue::{Catalogue, Checkpoint};
 
 /// Most bytes that one batch writes to a segment: the record that fills it may be the largest.
@@ -56,7 +60,67 @@ pub(crate) fn recover(
     let begun = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.number.saturating_add(1));
     let recovery =
         Recovery { directory, log, durable: known.unwrap_or(0).max(begun), known: known.is_some() };
-    recovery.run(checkpoint, requests_max)
+    let mut progress = Progress::new(log, checkpoint.clone().unwrap_or_else(Checkpoint::start));
+    match recovery.run(checkpoint, requests_max, &mut progress) {
+        Ok(Some(torn)) => Ok(Some(progress.finish(log, torn))),
+        Ok(None) => Ok(None),
+        Err(StoreError::Corrupt(damage)) => Ok(Some(recovery.salvage(progress, damage, requests_max))),
+        // A disk that has lost sectors has not lost all of its logs.
+        Err(StoreError::File { path, reason }) if reason.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            let address = progress.tail.next_address();
+            let damage = Damage { log, address, path, reason: reason.to_string() };
+            Ok(Some(recovery.salvage(progress, damage, requests_max)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A log that the catalogue knows and that has no files any more.
+pub(crate) fn lost(directory: &Path, log: LogId, count: u64) -> RecoveredLog {
+    let reason = format!("{count} records were durable and the log has no files in any data directory");
+    let damage = Damage { log, address: Tail::first_address(), path: log_directory(directory, log), reason };
+    let progress = Progress::new(log, Checkpoint::start());
+    RecoveredLog { damage: Some(damage), ..progress.finish(log, false) }
+}
+
+/// What recovery has found so far: all of the log, or its whole part.
+struct Progress {
+    creation: Option<(CreatePayload, RequestId)>,
+    state: Checkpoint,
+    tail: Tail,
+    newest: SourceTime,
+}
+
+impl Progress {
+    fn new(log: LogId, state: Checkpoint) -> Self {
+        Self { creation: None, tail: state.tail(log), state, newest: SourceTime::default() }
+    }
+
+    fn note(&mut self, record: &Record, requests_max: usize) {
+        self.state.note(record, requests_max);
+        self.newest = self.newest.max(record.header.time);
+    }
+
+    fn finish(self, log: LogId, torn: bool) -> RecoveredLog {
+        let Self { creation, state, tail, newest } = self;
+        let (name, degrade, created_by) = match creation {
+            Some((create, request)) => (create.name, create.degrade, request),
+            None => (String::new(), Degrade::default(), RequestId::NONE),
+        };
+        RecoveredLog {
+            log,
+            name,
+            degrade,
+            created_by,
+            tail,
+            active: state.active,
+            requests: state.requests.into_iter().collect(),
+            newest,
+            torn,
+            damage: None,
+            readable_end: tail.next_address(),
+        }
+    }
 }
 
 /// One log's recovery.
@@ -70,11 +134,13 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
+    /// Finds the log's end; whether a torn batch lay behind it. None where there is no log.
     fn run(
         &self,
         checkpoint: Option<Checkpoint>,
         requests_max: usize,
-    ) -> Result<Option<RecoveredLog>, StoreError> {
+        progress: &mut Progress,
+    ) -> Result<Option<bool>, StoreError> {
         let mut segments = segments_of(self.directory, self.log)?;
         for (number, &segment) in (0..).map(SegmentId).zip(&segments) {
             if segment != number {
@@ -90,50 +156,79 @@ impl Recovery<'_> {
                 _ => Err(self.corrupt(start_of(SegmentId(0)), self.lost(0))),
             };
         };
-        let Some(create) = self.creation(last)? else { return Ok(None) };
-        let mut state = self.start(checkpoint, last)?;
-        state.requests.drain(..state.requests.len().saturating_sub(requests_max));
-        let mut tail = state.tail(self.log);
+        let Some(creation) = self.creation(last)? else { return Ok(None) };
+        progress.creation = Some(creation);
+        let start = self.start(checkpoint, last)?;
+        (progress.tail, progress.state) = (start.tail(self.log), start);
+        let requests = &mut progress.state.requests;
+        requests.drain(..requests.len().saturating_sub(requests_max));
         let mut torn = unbegun.is_some();
-        for segment in (state.segment.0..=last.0).map(SegmentId) {
-            let before = tail;
-            if segment != tail.next_address().segment {
-                tail = tail.opened(segment);
-            }
+        for segment in (progress.state.segment.0..=last.0).map(SegmentId) {
+            let before = progress.tail;
+            let tail = if segment == before.next_address().segment { before } else { before.opened(segment) };
             let bytes = self.read(segment)?;
             let mut scan = Scan::new(bytes.clone(), tail);
             for (record, _) in scan.by_ref() {
-                state.note(&record, requests_max);
+                progress.note(&record, requests_max);
             }
-            tail = scan.tail();
+            progress.tail = scan.tail();
             if segment < last {
                 self.sealed(&scan, segment.next())?;
                 continue;
             }
             torn |= self.settle(&scan, &bytes)?;
-            if tail.next_number() == before.next_number() && before.next_address().segment < segment {
+            if progress.tail.next_number() == before.next_number() && before.next_address().segment < segment
+            {
                 // Its first batch was never synced: the log ends in the segment before.
                 self.remove(segment)?;
-                tail = before;
+                progress.tail = before;
             }
         }
         if let Some(segment) = unbegun {
             self.remove(segment)?;
         }
-        let last = tail.next_address().segment;
-        self.sync(last)?;
-        let payload = CreatePayload::parse(&create.payload())
-            .map_err(|error| self.corrupt(Tail::first_address(), error.to_string()))?;
-        Ok(Some(RecoveredLog {
-            log: self.log,
-            name: payload.name,
-            degrade: payload.degrade,
-            created_by: create.header.request,
-            tail,
-            active: state.active,
-            requests: state.requests.into_iter().collect(),
-            torn,
-        }))
+        self.sync(progress.tail.next_address().segment)?;
+        Ok(Some(torn))
+    }
+
+    /// A damaged log, as much of it as is there. Records behind the damage are read, never continued: the
+    /// chain to them is broken.
+    fn salvage(&self, mut progress: Progress, damage: Damage, requests_max: usize) -> RecoveredLog {
+        let log = self.log;
+        let segments = segments_of(self.directory, log).unwrap_or_default();
+        let end = progress.tail.next_address();
+        // A checkpoint counts the records of earlier segments without looking at them.
+        if !(0..end.segment.0).all(|segment| segments.contains(&SegmentId(segment))) {
+            let epoch = progress.tail.epoch();
+            progress.tail = Tail::new(log);
+            progress.tail.promote(epoch);
+        }
+        let mut readable_end = progress.tail.next_address();
+        for segment in segments.into_iter().filter(|&segment| segment >= end.segment) {
+            // What cannot be read at all is not salvaged.
+            let Ok(bytes) = self.read(segment) else { continue };
+            let first = if segment == end.segment { end } else { Tail::first_address() };
+            let mut at = first.offset as usize;
+            while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+                let here = LogAddress { segment, offset: u32::try_from(at).unwrap_or(u32::MAX) };
+                let header = RecordHeader::parse(rest).ok();
+                let Some(header) = header.filter(|header| (header.log, header.address) == (log, here)) else {
+                    at += 8;
+                    continue;
+                };
+                let record = bytes
+                    .get(at..at + header.record_bytes())
+                    .map(|_| bytes.slice(at..at + header.record_bytes()));
+                if let Some(Ok(record)) = record.map(Record::parse) {
+                    progress.note(&record, requests_max);
+                    // The epoch fences others, whatever became of the records before.
+                    progress.tail.promote(header.epoch);
+                }
+                readable_end = readable_end.max(header.next_address());
+                at = header.next_address().offset as usize;
+            }
+        }
+        RecoveredLog { damage: Some(damage), readable_end, ..progress.finish(log, false) }
     }
 
     /// The last segment, where it was being created when the node died: it holds no record, and the log
@@ -156,8 +251,8 @@ impl Recovery<'_> {
             .map_err(|reason| StoreError::File { path, reason })
     }
 
-    /// The log's first record; none where it was never whole, and the segment is removed.
-    fn creation(&self, last: SegmentId) -> Result<Option<Record>, StoreError> {
+    /// What the log's first record says; none where it was never whole, and the segment is removed.
+    fn creation(&self, last: SegmentId) -> Result<Option<(CreatePayload, RequestId)>, StoreError> {
         let at = Tail::first_address();
         let segment = at.segment;
         self.header(segment)?;
@@ -187,7 +282,9 @@ impl Recovery<'_> {
                 if kind != RecordKind::Create {
                     return Err(self.corrupt(at, "the log does not begin with its creation".to_owned()));
                 }
-                Ok(Some(record))
+                let payload = CreatePayload::parse(&record.payload())
+                    .map_err(|error| self.corrupt(at, error.to_string()))?;
+                Ok(Some((payload, record.header.request)))
             }
             Err(reason) if self.durable > 0 || last != segment => Err(self.corrupt(at, reason)),
             Err(_) => {
@@ -302,7 +399,7 @@ impl Recovery<'_> {
     }
 
     fn corrupt(&self, address: LogAddress, reason: String) -> StoreError {
-        StoreError::Corrupt { log: self.log, address, path: self.path(address.segment), reason }
+        StoreError::Corrupt(Damage { log: self.log, address, path: self.path(address.segment), reason })
     }
 }
 

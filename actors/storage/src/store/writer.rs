@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use parhelion_log::{Record, SegmentHeader, Tail};
+use parhelion_log::{ActiveMap, Record, SegmentHeader, Tail};
 use parhelion_types::{LogAddress, LogId};
 
 use super::cut::cut;
@@ -75,10 +75,13 @@ impl Writer {
         logs: impl Iterator<Item = &'a RecoveredLog>,
         shared: Shared,
     ) -> Self {
-        let logs = logs
+        let (damaged, whole): (Vec<_>, Vec<_>) = logs.partition(|log| log.damage.is_some());
+        let failed = damaged.iter().map(|log| log.log).collect();
+        let logs = whole
+            .into_iter()
             .map(|log| (log.log, Log { tail: log.tail, state: Checkpoint::of(log), checkpoint: None }))
             .collect();
-        Self { directory, spares, shared, logs, files: OpenFiles::default(), failed: HashSet::new() }
+        Self { directory, spares, shared, logs, files: OpenFiles::default(), failed }
     }
 
     /// Writes until told to stop, or until nobody can queue any more.
@@ -118,7 +121,7 @@ impl Writer {
 
     fn rewind(&mut self, log: LogId, tail: Tail) {
         let event = match self.cut(log, tail) {
-            Ok(()) => StoreEvent::Rewound { log, number: tail.next_number() },
+            Ok(active) => StoreEvent::Rewound { log, number: tail.next_number(), active },
             Err(error) => {
                 self.fail(log);
                 StoreEvent::Failed { log, reason: format!("it could not be cut back: {error}") }
@@ -127,8 +130,8 @@ impl Writer {
         (self.shared.on_event)(event);
     }
 
-    /// Cuts a log back, and finds its state there as a restart would.
-    fn cut(&mut self, id: LogId, tail: Tail) -> Result<(), StoreError> {
+    /// Cuts a log back, and finds its state there as a restart would: which of its appends are freed.
+    fn cut(&mut self, id: LogId, tail: Tail) -> Result<ActiveMap, StoreError> {
         let refused = |reason: &str| {
             let path = segment_path(&self.directory, id, tail.next_address().segment);
             Err(StoreError::File { path, reason: io::Error::other(reason.to_owned()) })
@@ -138,7 +141,7 @@ impl Writer {
         };
         if tail.next_number() >= log.tail.next_number() {
             return match tail.next_number() == log.tail.next_number() && tail.chain() == log.tail.chain() {
-                true => Ok(()),
+                true => Ok(log.state.active.clone()),
                 false => refused("the log ends before the cut"),
             };
         }
@@ -148,10 +151,14 @@ impl Writer {
         let Shared { catalogue, requests_max, .. } = &self.shared;
         cut(&self.directory, id, tail, catalogue)?;
         self.shared.reader.forget(id);
-        if let Some(found) = recover(&self.directory, id, catalogue, *requests_max)? {
-            self.logs.insert(id, Log { tail, state: Checkpoint::of(&found), checkpoint: None });
+        let Some(found) = recover(&self.directory, id, catalogue, *requests_max)? else {
+            return Ok(ActiveMap::default());
+        };
+        if let Some(damage) = found.damage {
+            return Err(StoreError::Corrupt(damage));
         }
-        Ok(())
+        self.logs.insert(id, Log { tail, state: Checkpoint::of(&found), checkpoint: None });
+        Ok(found.active)
     }
 
     /// Takes no more writes of the log.

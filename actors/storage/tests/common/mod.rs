@@ -10,7 +10,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
-use parhelion_storage::store::{RecoveredLog, Store, StoreConfig, StoreError, StoreEvent, WriteRequest};
+use parhelion_storage::store::{
+    Damage, RecoveredLog, Store, StoreConfig, StoreError, StoreEvent, WriteRequest,
+};
 use parhelion_types::{Degrade, LogAddress, LogId, RequestId, SegmentId, SourceTime};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -233,13 +235,55 @@ pub fn assert_corrupt(result: Result<impl Sized, StoreError>, address: LogAddres
     let Err(error) = result else { panic!("no error; {address} is damaged") };
     let text = error.to_string();
     match error {
-        StoreError::Corrupt { address: found, path: file, reason, .. } => {
-            assert_eq!(found, address, "{text}");
-            assert_eq!(file, path, "{text}");
-            assert!(!reason.is_empty());
-            assert!(text.contains(&path.display().to_string()) && text.contains(&address.to_string()));
-        }
+        StoreError::Corrupt(damage) => assert_names(&damage, address, path),
         other => panic!("{other}"),
     }
     text
+}
+
+/// Checks that the damage and its message name the place, the reason and the remedy.
+#[track_caller]
+fn assert_names(damage: &Damage, address: LogAddress, path: &Path) {
+    let text = damage.to_string();
+    assert_eq!(damage.address, address, "{text}");
+    assert_eq!(damage.path, path, "{text}");
+    assert!(!damage.reason.is_empty());
+    for word in
+        [path.display().to_string(), address.to_string(), damage.reason.clone(), "other site".to_owned()]
+    {
+        assert!(text.contains(&word), "no {word:?} in {text}");
+    }
+}
+
+/// Opens the store and checks that log 0 is found damaged there, and is so again at the next start.
+#[track_caller]
+pub fn assert_damaged(home: &Path, address: LogAddress, path: &Path) -> Opened {
+    let before = snapshot(&home.join("logs"));
+    let check = || {
+        let opened = open(home).unwrap();
+        let found = opened.found(LogId(0));
+        let damage =
+            found.damage.as_ref().unwrap_or_else(|| panic!("{address} is damaged, and nobody says so"));
+        assert_names(damage, address, path);
+        assert!(found.readable_end >= found.tail.next_address());
+        opened
+    };
+    drop(check());
+    assert_eq!(snapshot(&home.join("logs")), before, "the files of a damaged log were changed");
+    check()
+}
+
+/// Names and bytes of all files.
+fn snapshot(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(snapshot(&path));
+        } else {
+            files.push((path.clone(), fs::read(path).unwrap()));
+        }
+    }
+    files.sort();
+    files
 }

@@ -81,7 +81,7 @@ async fn promotion_names_exactly_what_is_lost() {
         match there.read(log, acked.address).await {
             Ok(record) => assert_eq!(record.payload, payload(*number, LOCAL_BYTES)),
             Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
                 lost.insert(acked.address);
             }
         }

@@ -40,6 +40,53 @@ async fn what_was_acknowledged_survives_kills_for_long() {
     kill_again_and_again(kills.unwrap_or(KILLS_LONG)).await;
 }
 
+/// A primary that dies between the moment when a creation is accepted and the moment when it is stored gives its
+/// number to another log later. The mirror must not have the first one under it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_is_one_log_at_both_sites_whenever_its_primary_dies() {
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let mut pair = Pair::start(PairOptions::default()).await;
+    let client = pair.client(At::Primary).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let creator = {
+        let (client, done) = (client.clone(), done.clone());
+        tokio::spawn(async move {
+            let mut created = HashMap::new();
+            for number in 0_u64.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Another name each time, as of a client that gives up and asks for something else.
+                let name = format!("log-{number}");
+                match client.create(name.clone(), Degrade::Block).await {
+                    Ok(log) => assert_eq!(created.insert(log, name), None, "one number for two logs"),
+                    Err(error) => assert!(error.kind().is_retryable(), "{error}"),
+                }
+            }
+            created
+        })
+    };
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(20..300))).await;
+        pair.primary.kill();
+        pair.primary.start();
+        pair.linked().await;
+    }
+    done.store(true, Ordering::Relaxed);
+    let created = tokio::time::timeout(SOON, creator).await.expect("every creation is answered").unwrap();
+    assert!(created.len() > 8, "hardly anything was created");
+    pair.mirrored().await;
+    for at in [At::Primary, At::Mirror] {
+        let logs = pair.client(at).await.list().await.unwrap();
+        for (log, name) in &created {
+            let here = logs.iter().find(|state| state.log == *log);
+            assert_eq!(here.map(|state| state.name.as_str()), Some(name.as_str()), "{at:?}");
+        }
+    }
+    pair.verify();
+    assert_quiet(&pair);
+}
+
 async fn kill_again_and_again(kills: usize) {
     let seed = seed();
     let mut rng = SmallRng::seed_from_u64(seed);

@@ -4,10 +4,15 @@
 mod away;
 mod damage;
 mod disaster;
+mod drill;
+mod faults;
 mod kills;
+mod link;
 mod ordinary;
 mod refusals;
 mod signals;
+mod site;
+mod table;
 mod tools;
 mod traces;
 

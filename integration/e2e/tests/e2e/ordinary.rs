@@ -64,7 +64,7 @@ async fn whole_life_of_a_log(pair: &Pair, levels: &[Durability]) {
     pair.mirrored().await;
     for client in [&here, &there] {
         let error = client.read(log, freed).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.message().contains("freed"), "{error}");
         for &(address, number, bytes) in &appends {
             assert_eq!(client.read(log, address).await.unwrap().payload, payload(number, bytes));

@@ -1,5 +1,7 @@
 //! What is wrong is refused with the thing, the reason and the remedy, and a documented exit code.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use parhelion_e2e::{At, NodeSpec, Outcome, Pair, PairOptions, Tool, payload};
@@ -83,7 +85,7 @@ async fn bad_requests() {
     let too_long = vec![1; APPEND_BYTES_MAX + 1];
     let limit = APPEND_BYTES_MAX.to_string();
     let long_name = "x".repeat(256);
-    let cases: [(&[&str], &[u8], &[&str]); 24] = [
+    let cases: [(&[&str], &[u8], &[&str]); 28] = [
         (&["log", "append", "99"], b"x", &["log 99", "does not exist", "log list"]),
         (&["log", "read", "99", "0:64"], b"", &["log 99"]),
         (&["log", "free", "99", "0:64"], b"", &["log 99"]),
@@ -104,6 +106,10 @@ async fn bad_requests() {
         (&["log", "append", "0", "--max-risk", "1.5"], b"x", &["--max-risk", "1.5", "at most 1"]),
         (&["log", "append", "0", "--max-risk=-1"], b"x", &["--max-risk", "-1", "above 0"]),
         (&["log", "append", "0", "--max-risk", "NaN"], b"x", &["--max-risk", "NaN", "above 0"]),
+        (&["log", "append", "0", "--max-risk", "inf"], b"x", &["--max-risk", "inf", "at most 1"]),
+        (&["log", "append", "0", "--max-risk", "small"], b"x", &["--max-risk", "small", "1e-6"]),
+        (&["log", "append", "0", "--deadline", "soon"], b"x", &["--deadline", "soon"]),
+        (&["log", "free", "0", "7:64"], b"", &["log 0", "7:64", "give an address"]),
         (&["log", "append", "0", "--request-id", "xyz"], b"x", &["--request-id", "xyz"]),
         (&["log", "create", ""], b"", &["name", "empty"]),
         (&["log", "create", &long_name], b"", &["name", "256", "255"]),
@@ -123,22 +129,22 @@ async fn bad_requests() {
     assert!(json.json()["error"].as_str().unwrap().contains("log 99"));
 
     let local = || at_level(Durability::Local);
-    let invalid = ErrorKind::Invalid;
+    let (invalid, absent, forbidden) = (ErrorKind::Invalid, ErrorKind::NotFound, ErrorKind::Forbidden);
     let append = client.append(log, "", local()).await;
     refusals.expect_error("an empty append", append, invalid, &["log 0", "empty", "at least one byte"]);
     let append = client.append(log, too_long, local()).await;
     refusals.expect_error("an append over the limit", append, invalid, &["log 0", &limit, "split"]);
     let append = client.append(LogId(u32::MAX), "x", local()).await;
-    refusals.expect_error("an unknown log", append, invalid, &["log 4294967295", "log list"]);
+    refusals.expect_error("an unknown log", append, absent, &["log 4294967295", "log list"]);
     let scan = client.scan(LogId(99), LogAddress::default(), 10).await;
-    refusals.expect_error("scanning an unknown log", scan, invalid, &["log 99"]);
+    refusals.expect_error("scanning an unknown log", scan, absent, &["log 99"]);
     let inside = LogAddress { offset: kept.offset + 8, ..kept };
     let scan = client.scan(log, inside, 10).await;
-    refusals.expect_error("scanning from within a record", scan, invalid, &["log 0"]);
+    refusals.expect_error("scanning from within a record", scan, absent, &["log 0"]);
     let promote = client.promote(false).await;
-    refusals.expect_error("a client that promotes", promote, invalid, &["promote", "admin"]);
+    refusals.expect_error("a client that promotes", promote, forbidden, &["promote", "admin"]);
     let digest = client.digest(log, kept).await;
-    refusals.expect_error("a client that digests", digest, invalid, &["digest", "admin"]);
+    refusals.expect_error("a client that digests", digest, forbidden, &["digest", "admin"]);
 
     assert_eq!(client.stat(log).await.unwrap(), before, "something that was refused left a trace");
     let largest = client.append(log, payload(3, APPEND_BYTES_MAX), local()).await.unwrap();
@@ -274,7 +280,7 @@ async fn nodes_that_cannot_start() {
         ("link.mtu", "99", &["link.mtu", "99", "1280 to 9200"]),
         ("risk.model", "crystal-ball", &["crystal-ball", "gilbert-elliott"]),
         ("http.listen", "somewhere", &["http.listen", "somewhere", "off"]),
-        ("http.listen", "0.0.0.0:0", &["0.0.0.0:0", "turn TLS on", "127.0.0.1"]),
+        ("http.listen", "0.0.0.0:0", &["0.0.0.0:0", "http.tls", "127.0.0.1", "http.allow_remote_plaintext"]),
         ("tls.directory", "/nonexistent", &["/nonexistent", "No such file", "pki init"]),
         ("node.site", "9", &["node-9.", "pki init"]),
     ];
@@ -343,4 +349,63 @@ async fn settings_that_are_no_choice_name_the_choices() {
         let checked = Tool::new(["config", "check", "--set", &set]).run();
         refusals.expect(&set, &checked, FAILED, &words);
     }
+}
+
+/// One request over HTTP: status and body.
+fn over_http(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server that has seen enough of a body that is too long may close before it has read all.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_else(|| panic!("no status in {answer:?}")), answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_over_http() {
+    let pair = Pair::down(PairOptions::default());
+    let node = single(&pair, "single").with("http.listen", "127.0.0.1:0").start();
+    let http = node.ready().http.expect("it is on");
+    let client = pair.client(At::Primary).await;
+    let log = client.create("orders", Degrade::Block).await.unwrap();
+    let freed = client.append(log, payload(2, 100), at_level(Durability::Local)).await.unwrap().address;
+    client.free(log, freed).await.unwrap();
+    let before = client.stat(log).await.unwrap();
+
+    let appends = "/v1/logs/0/appends";
+    let at = |address: &str| format!("{appends}/{address}");
+    let freed_text = freed.to_string();
+    let too_long = vec![1; APPEND_BYTES_MAX + 1];
+    let limit = APPEND_BYTES_MAX.to_string();
+    let cases: [(&str, String, &[u8], u16, &[&str]); 12] = [
+        ("POST", "/v1/logs/99/appends".to_owned(), b"x", 404, &["log 99", "does not exist", "log list"]),
+        ("GET", "/v1/logs/99".to_owned(), b"", 404, &["log 99", "does not exist", "log list"]),
+        ("GET", at("7:64"), b"", 404, &["log 0", "7:64", "give an address"]),
+        ("DELETE", at("7:64"), b"", 404, &["log 0", "7:64", "give an address"]),
+        ("GET", at("somewhere"), b"", 400, &["somewhere", "SEGMENT:OFFSET"]),
+        ("GET", at(&freed_text), b"", 404, &["log 0", &freed_text, "freed"]),
+        ("POST", appends.to_owned(), b"", 400, &["log 0", "empty", "at least one byte"]),
+        ("POST", appends.to_owned(), &too_long, 413, &[&limit, "split"]),
+        ("POST", format!("{appends}?durability=certain"), b"x", 400, &["certain", "local, network"]),
+        ("POST", format!("{appends}?max_risk=0"), b"x", 400, &["max_risk", "above 0", "1e-6"]),
+        ("POST", format!("{appends}?max_risk=1.5"), b"x", 400, &["max_risk", "1.5", "at most 1"]),
+        ("POST", format!("{appends}?max_rsk=1e-6"), b"x", 400, &["max_rsk", "max_risk"]),
+    ];
+    let mut complaints = Vec::new();
+    for (method, path, body, status, words) in cases {
+        let (found, answer) = tokio::task::block_in_place(|| over_http(http, method, &path, body));
+        let missing: Vec<_> = words.iter().filter(|word| !answer.contains(**word)).collect();
+        if found != status || !missing.is_empty() {
+            complaints.push(format!("{method} {path}: {found} for {status}, no {missing:?} in {answer}"));
+        }
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert_eq!(client.stat(log).await.unwrap(), before, "something that was refused left a trace");
 }

@@ -70,16 +70,41 @@ fn completions_and_help_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
         let script = Tool::new(["completions", shell]).run().done().text();
         assert!(script.contains("parhelion") && script.contains("promote"), "{shell}: {script}");
+        // Only bash is on every machine.
+        if shell == "bash" {
+            let mut bash = std::process::Command::new("bash");
+            let checked = bash.args(["-n", "-c", &script]).output().expect("there is a bash");
+            assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+            let ask = r#"COMP_WORDS=(parhelion link ""); COMP_CWORD=2; _parhelion parhelion "" link; echo "${COMPREPLY[@]}""#;
+            let mut bash = std::process::Command::new("bash");
+            let offered = bash.args(["-c", &format!("{script}\n{ask}")]).output().expect("there is a bash");
+            let offered = String::from_utf8_lossy(&offered.stdout).into_owned();
+            assert!(offered.contains("status code"), "{offered}");
+        }
     }
     let version = Tool::new(["--version"]).run().done().text();
     assert!(version.starts_with("parhelion "), "{version}");
     let help = Tool::new(["--help"]).run().done().text();
-    for command in ["node", "log", "mirror", "drill", "config", "pki", "completions"] {
+    for command in ["node", "log", "mirror", "link", "drill", "config", "pki", "completions"] {
         assert!(help.contains(command), "no {command} in {help}");
     }
     // What the drill starts for itself is nobody else's business.
     assert!(!help.contains("wan-emulator") && !help.contains("drill-writers"), "{help}");
     assert_eq!(Tool::new([""; 0]).run().code, Some(2));
+}
+
+/// As `parhelion config show | head -1` does it.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut command = std::process::Command::new(parhelion_e2e::binary());
+    command
+        .args(["completions", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(141), ""));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,6 +129,7 @@ async fn a_session_at_the_command_line() {
     assert_eq!((stages[0], stages[stages.len() - 1]), ("accepted", "acknowledged"));
     let again = tool(&append).input(&bytes).run().done().json();
     assert_eq!((&again["duplicate"], &again["address"]), (&true.into(), &acked["address"]));
+    assert_eq!(acked["request_id"], format!("{:032x}", 0xc0ffee));
 
     let address = acked["address"].as_str().unwrap();
     assert_eq!(tool(&["log", "read", "0", address]).run().done().stdout, bytes);
@@ -113,8 +139,22 @@ async fn a_session_at_the_command_line() {
     let from_file = ["log", "append", "0", "--file", &file, "--durability", "remote"];
     let text = tool(&from_file).run().done().text();
     assert!(text.contains("level remote") && text.contains("risk 0"), "{text}");
+    // An append that was given no id can be repeated too.
+    let id = text.lines().find_map(|line| line.strip_prefix("request id ")).expect("it shows one").to_owned();
+    let again =
+        tool(&["log", "append", "0", "--file", &file, "--request-id", &id, "--json"]).run().done().json();
+    assert_eq!((&again["duplicate"], &again["request_id"]), (&true.into(), &id.into()));
     let explained = tool(&["log", "append", "0", "--explain"]).input(b"x").run().done().text();
-    for word in ["layered-interleaving", "gilbert-elliott", "after", "stage", "accepted", "acknowledged"] {
+    for word in [
+        "layered-interleaving",
+        "gilbert-elliott",
+        "after",
+        "stage",
+        "repairs",
+        "why",
+        "accepted",
+        "acknowledged",
+    ] {
         assert!(explained.contains(word), "no {word:?} in {explained}");
     }
 
@@ -139,11 +179,11 @@ async fn a_session_at_the_command_line() {
     assert_eq!(status["logs"]["linked"], true, "{status}");
     assert!(status["channel"]["bounds"]["loss"].is_number() && status["link"] != Value::Null, "{status}");
     let text = tool(&["mirror", "status"]).run().done().text();
-    for word in ["site 1", "primary", "link up", "orders", "lag_bytes 0"] {
+    for word in ["site 1, primary, link up", "orders", "lag bytes", "0 B", "the mirror has everything"] {
         assert!(text.contains(word), "no {word:?} in {text}");
     }
     let text = pair.tool(At::Mirror, &["mirror", "status"]).run().done().text();
-    for word in ["site 2", "mirror", "orders", "applied 5", "durable 5"] {
+    for word in ["site 2, mirror", "orders", "applied", "durable", "newest is old"] {
         assert!(text.contains(word), "no {word:?} in {text}");
     }
     let dry = pair.tool(At::Mirror, &["mirror", "promote", "--dry-run", "--json"]).run().done().json();

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use parhelion_client::AppendOptions;
+use parhelion_client::{AppendOptions, Client};
 use parhelion_e2e::{At, Collector, Pair, PairOptions, SeenSpan, payload, poll};
-use parhelion_types::{Degrade, Durability, TraceContext};
+use parhelion_types::{Degrade, Durability, LogId, TraceContext};
 
 use crate::{SOON, at_level, on_the_wire};
 
@@ -15,6 +15,26 @@ const APART: Duration = Duration::from_millis(20);
 const HERE: [&str; 6] =
     ["append", "append.local", "link.source", "link.repair", "risk.estimate", "append.ack"];
 const THERE: [&str; 3] = ["mirror.receive", "mirror.apply", "mirror.ack"];
+
+/// A pair whose nodes export their traces, and a log at its primary.
+struct Bed {
+    collector: Collector,
+    _pair: Pair,
+    here: Client,
+    log: LogId,
+}
+
+impl Bed {
+    /// `sample`: share of the appends that are traced when the client does not decide.
+    async fn start(sample: u8) -> Self {
+        let collector = Collector::start();
+        let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
+        let pair = Pair::start(options.both("telemetry.sample", sample)).await;
+        let here = pair.client(At::Primary).await;
+        let log = here.create("orders", Degrade::Block).await.unwrap();
+        Self { collector, _pair: pair, here, log }
+    }
+}
 
 /// The spans of the trace whose `append` is as asked, when all of them have come.
 async fn trace_of(collector: &Collector, root: impl Fn(&SeenSpan) -> bool) -> Vec<SeenSpan> {
@@ -62,11 +82,7 @@ fn check(trace: &[SeenSpan]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_tells_the_life_of_an_append_at_both_sites() {
-    let collector = Collector::start();
-    let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
-    let pair = Pair::start(options.both("telemetry.sample", 1)).await;
-    let here = pair.client(At::Primary).await;
-    let log = here.create("orders", Degrade::Block).await.unwrap();
+    let Bed { collector, here, log, _pair } = Bed::start(1).await;
     let acked = here.append(log, payload(1, 4321), on_the_wire()).await.unwrap();
     assert_eq!(acked.reached, Durability::Network, "{acked:?}");
     let trace = trace_of(&collector, |_| true).await;
@@ -76,11 +92,7 @@ async fn one_trace_tells_the_life_of_an_append_at_both_sites() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_says_which_append_it_is_of() {
-    let collector = Collector::start();
-    let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
-    let pair = Pair::start(options.both("telemetry.sample", 1)).await;
-    let here = pair.client(At::Primary).await;
-    let log = here.create("orders", Degrade::Block).await.unwrap();
+    let Bed { collector, here, log, _pair } = Bed::start(1).await;
     let acked = here.append(log, payload(1, 4321), on_the_wire()).await.unwrap();
     let trace = trace_of(&collector, |_| true).await;
     let attributes = &named(&trace, "append").attributes;
@@ -95,11 +107,7 @@ async fn a_trace_says_which_append_it_is_of() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clients_trace_goes_on_where_nobody_else_is_sampled() {
-    let collector = Collector::start();
-    let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
-    let pair = Pair::start(options.both("telemetry.sample", 0)).await;
-    let here = pair.client(At::Primary).await;
-    let log = here.create("orders", Degrade::Block).await.unwrap();
+    let Bed { collector, here, log, _pair } = Bed::start(0).await;
     here.append(log, payload(1, 10), at_level(Durability::Network)).await.unwrap();
     let (trace, span) = (0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10_u128, 0x1112_1314_1516_1718_u64);
     let options =

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CreateRequest, Entry, EntryKind, LogDigest, LogState, Promotion,
-    ReadRecord, Stage, Stretch,
+    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Entry, EntryKind, LogDigest, LogState,
+    Promotion, ReadRecord, Stage, Stretch,
 };
 use parhelion_types::{
     Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, SourceTime,
@@ -45,6 +45,8 @@ struct Record {
     payload: Bytes,
 }
 
+/// The name of a code that the site does not know.
+pub const UNKNOWN_CODE: &str = "unknown";
 /// The name of a log whose creation panics, to see what that costs.
 pub const PANIC: &str = "panic";
 
@@ -72,7 +74,7 @@ impl MemorySite {
         let mut logs = self.logs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         f(logs
             .get_mut(&log.0)
-            .ok_or_else(|| Error::invalid(format!("log {log} does not exist; create it first")))?)
+            .ok_or_else(|| Error::not_found(format!("log {log} does not exist; create it first")))?)
     }
 
     fn state(log: u32, it: &MemoryLog) -> LogState {
@@ -85,6 +87,7 @@ impl MemorySite {
             bytes: u64::from(it.end),
             end: LogAddress::new(0, it.end),
             mirrored_records: 0,
+            refusal: None,
             freed: it.freed,
         }
     }
@@ -111,7 +114,7 @@ impl MemoryLog {
     fn append(&mut self, log: LogId, address: LogAddress) -> Result<&mut Record, Error> {
         let found = self.records.iter_mut().find(|record| record.entry.address == address);
         found.filter(|record| record.entry.kind == EntryKind::Append).ok_or_else(|| {
-            Error::invalid(format!(
+            Error::not_found(format!(
                 "log {log} has no append at {address}; give an address that an append was given"
             ))
         })
@@ -203,7 +206,7 @@ impl Backend for MemorySite {
             self.with(log, |it| {
                 let Record { entry, payload } = it.append(log, address)?;
                 if entry.freed {
-                    return Err(Error::invalid(format!(
+                    return Err(Error::not_found(format!(
                         "append {address} of log {log} was freed; read another"
                     )));
                 }
@@ -264,6 +267,19 @@ impl Backend for MemorySite {
         async move {
             let logs = self.logs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len() as u32;
             Ok(Promotion { epoch: Epoch(2), logs, ..Promotion::default() })
+        }
+        .boxed()
+    }
+
+    fn change_code(&self, request: CodeRequest) -> Later<'_, String> {
+        async move {
+            let CodeRequest { name, parameters } = request;
+            if name == UNKNOWN_CODE {
+                return Err(Error::invalid(format!(
+                    "change code: {name:?} is not known here; use reed-solomon"
+                )));
+            }
+            Ok(format!("{name} {parameters}"))
         }
         .boxed()
     }

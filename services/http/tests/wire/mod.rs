@@ -49,10 +49,11 @@ pub async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: 
     let _ = stream.write_all(request).await;
     let mut bytes = Vec::new();
     let end = stream.read_to_end(&mut bytes).await;
-    parse(&bytes).unwrap_or_else(|| panic!("{end:?} after {:?}", String::from_utf8_lossy(&bytes)))
+    let is_head = request.starts_with(b"HEAD ");
+    parse(&bytes, is_head).unwrap_or_else(|| panic!("{end:?} after {:?}", String::from_utf8_lossy(&bytes)))
 }
 
-fn parse(bytes: &[u8]) -> Option<Response> {
+fn parse(bytes: &[u8], is_head: bool) -> Option<Response> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let mut lines = head.split("\r\n");
@@ -62,6 +63,9 @@ fn parse(bytes: &[u8]) -> Option<Response> {
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
     let mut response = Response { status, headers, body: bytes[end + 4..].to_vec() };
+    if is_head {
+        return Some(response);
+    }
     if response.header("transfer-encoding") == Some("chunked") {
         response.body = unchunk(&response.body)?;
     } else if let Some(length) = response.header("content-length") {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use config::{Config, Environment, File, FileFormat, Source, Value, ValueKind};
+use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use serde::Deserialize;
 
 use super::{Settings, SettingsError};
@@ -59,8 +59,14 @@ pub struct Layered {
     pub effective: Vec<Effective>,
 }
 
-/// Merges defaults, profile, file, environment and `--set` words, in this order.
-pub fn load(profile: Profile, file: Option<&Path>, set: &[String]) -> Result<Layered, SettingsError> {
+/// Merges defaults, profile, file, environment and `--set` words, in this order. Variables that are given stand in
+/// for those of the process.
+pub fn load(
+    profile: Profile,
+    file: Option<&Path>,
+    variables: Option<Map<String, String>>,
+    set: &[String],
+) -> Result<Layered, SettingsError> {
     let mut layers = vec![
         ("default".to_owned(), flatten(&File::from_str(DEFAULTS, FileFormat::Toml))?),
         (format!("profile {}", profile.name()), flatten(&File::from_str(profile.text(), FileFormat::Toml))?),
@@ -72,6 +78,7 @@ pub fn load(profile: Profile, file: Option<&Path>, set: &[String]) -> Result<Lay
         layers.push((format!("file {}", path.display()), values));
     }
     let environment = Environment::with_prefix("PARHELION").prefix_separator("__").separator("__");
+    let environment = environment.source(variables);
     layers.push(("environment".to_owned(), flatten(&environment)?));
     layers.push(("--set".to_owned(), set_words(set)?));
     merge(layers)
@@ -161,13 +168,13 @@ mod tests {
 
     fn with(set: &[&str]) -> Result<Layered, SettingsError> {
         let set: Vec<String> = set.iter().map(|&word| word.to_owned()).collect();
-        load(Profile::Primary, None, &set)
+        load(Profile::Primary, None, None, &set)
     }
 
     #[test]
     fn every_profile_loads() {
         for profile in [Profile::Primary, Profile::Mirror, Profile::Single] {
-            load(profile, None, &[]).unwrap();
+            load(profile, None, None, &[]).unwrap();
         }
     }
 

@@ -2,18 +2,21 @@
 //! codes and models, is built in `node`.
 
 mod layers;
+mod site;
 mod units;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use parhelion_types::Degrade;
 use parhelion_types::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use parhelion_types::{Degrade, Role};
 use serde::{Deserialize, Serialize};
 
 pub use layers::{Effective, Layered, Profile, load};
+pub use site::StorageNode;
 pub use units::Rate;
 
 /// All settings of a node. `profiles/defaults.toml` documents each field beside its default.
@@ -22,6 +25,7 @@ pub use units::Rate;
 #[allow(missing_docs)]
 pub struct Settings {
     pub node: Node,
+    pub site: Site,
     pub tls: Tls,
     pub api: Api,
     pub http: Http,
@@ -109,9 +113,20 @@ section! {
         site: u16,
         node: u16,
         duty: Duty,
+        #[serde(deserialize_with = "site::roles")]
+        roles: BTreeSet<Role>,
         data: PathBuf,
         #[serde(with = "humantime_serde")]
         drain: Duration,
+    }
+    /// `[site]`
+    Site {
+        #[serde(deserialize_with = "site::words")]
+        storage: Vec<StorageNode>,
+        metadata: String,
+        link: String,
+        gateway: String,
+        listen: String,
     }
     /// `[tls]`
     Tls { directory: PathBuf }
@@ -147,6 +162,7 @@ section! {
         parameters: String,
         #[serde(with = "humantime_serde")]
         flush_delay: Duration,
+        flush_pause: u32,
         #[serde(with = "humantime_serde")]
         site_exit_delay: Duration,
         burst: usize,
@@ -166,7 +182,7 @@ section! {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file of `--config` cannot be read.
-    #[error("settings file {}: {reason}", path.display())]
+    #[error("settings file {}: {reason}; give a TOML file that can be read, or leave --config away", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -250,9 +266,10 @@ impl Settings {
         {
             let reason = "a primary needs the mirror's address, such as 192.0.2.7:7411; for a site without a \
                           mirror use --profile single";
-            require(node.duty != Duty::Primary || peer.parse::<SocketAddr>().is_ok(), key, peer, reason)?;
+            let needed = node.duty == Duty::Primary && self.has(Role::Link);
+            require(!needed || peer.parse::<SocketAddr>().is_ok(), key, peer, reason)?;
         }
-        Ok(())
+        self.check_site()
     }
 }
 

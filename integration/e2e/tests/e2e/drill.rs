@@ -1,0 +1,101 @@
+//! `parhelion drill` itself. What it finds is the business of the table of disasters and of its own tests.
+
+use std::collections::BTreeSet;
+
+use parhelion_e2e::Tool;
+use serde_json::Value;
+
+/// The shortest drill that still loses packets, on a line that any machine can emulate. With all cores busy the
+/// emulator takes packets in late, and an acknowledgement must not be ahead of it.
+const SHORT: [&str; 12] = [
+    "drill",
+    "--seconds",
+    "1",
+    "--loss-for",
+    "300ms",
+    "--warm-up",
+    "0s",
+    "--rate",
+    "40Mbit",
+    "--set",
+    "link.site_exit_delay=20ms",
+    "--json",
+];
+
+/// Carries out a short drill and returns what it printed, and its document; nothing where the system does not
+/// allow this form.
+fn drill(form: &str, more: &[&str]) -> Option<(String, Value)> {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("drill.json");
+    let arguments = SHORT.into_iter().chain([json.to_str().unwrap(), "--form", form]);
+    let outcome = Tool::new(arguments.chain(more.iter().copied())).run();
+    if form == "packet" && outcome.code == Some(1) && outcome.stderr.contains("namespace") {
+        return None;
+    }
+    let outcome = outcome.done();
+    Some((outcome.text(), serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()))
+}
+
+/// The names of all fields, with those that lead to them. Objects in one list have the same fields.
+fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, inner) in object {
+                let path = format!("{path}.{name}");
+                fields(inner, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|inner| fields(inner, path, found)),
+        _ => {}
+    }
+}
+
+fn fields_of(value: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    fields(value, "", &mut found);
+    found
+}
+
+#[test]
+fn the_relay_form_tells_the_same_and_marks_what_met_no_loss() {
+    let (table, relay) = drill("relay", &["--modes", "local-sync,network-sync"]).unwrap();
+    assert_eq!((&relay["form"], &relay["parameters"]["form"]), (&"relay".into(), &"relay".into()));
+    let marks = |key: &str| -> Vec<bool> {
+        relay[key].as_array().unwrap().iter().map(|row| row["meets_loss"].as_bool().unwrap()).collect()
+    };
+    // The first mode travels over TCP.
+    assert_eq!((marks("modes"), marks("runs")), (vec![false, true], vec![false, true]));
+    let marked = table.lines().find(|line| line.contains("met the packet loss")).unwrap();
+    assert!(marked.contains("NO: relay") && marked.contains("yes"), "{table}");
+    assert!(
+        table.contains("* local-sync: relay form: TCP met delay and rate, and no packet loss"),
+        "{table}"
+    );
+    for row in relay["modes"].as_array().unwrap() {
+        assert!(row["acked_appends"]["mean"].as_f64().unwrap() > 20.0, "{row}");
+        let lost = |cause: &str| row["lost"][cause].as_u64().unwrap();
+        assert_eq!(lost("in_host") + lost("on_wire") + lost("behind_gap"), lost("total"), "{row}");
+    }
+    assert_eq!(relay["modes"][1]["lost"]["total"], 0, "{table}");
+
+    if let Some((_, packet)) = drill("packet", &["--modes", "local-sync,network-sync"]) {
+        assert_eq!(packet["form"], "packet");
+        assert_eq!(packet["modes"][0]["meets_loss"], true);
+        assert_eq!(fields_of(&relay), fields_of(&packet));
+    }
+}
+
+#[test]
+fn a_drill_that_cannot_be_is_refused_before_it_begins() {
+    let refused: [(&[&str], i32, &[&str]); 5] = [
+        (&["--modes", "sync"], 1, &["unknown mode \"sync\"", "network-sync"]),
+        (&["--loss", "150%"], 2, &["--loss", "150%", "between 0% and 100%"]),
+        (&["--form", "tunnel"], 1, &["unknown form", "packet or relay"]),
+        (&["--seconds", "0.2"], 1, &["duration", "time of loss"]),
+        (&["--json", "/nowhere/drill.json"], 1, &["--json /nowhere/drill.json", "can be written"]),
+    ];
+    for (arguments, code, words) in refused {
+        Tool::new(["drill"].iter().chain(arguments)).run().refused(code, words);
+    }
+}

@@ -1,0 +1,204 @@
+//! `parhelion log`: creates, writes, reads and lists logs.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use parhelion_client::{AppendOptions, Client};
+use parhelion_gate::backend::random_request;
+use parhelion_gate::{Appended, LogState, Stage};
+use parhelion_types::limits::APPEND_BYTES_MAX;
+use parhelion_types::{Error, LogAddress, LogId, RequestId};
+use serde_json::{Value, json};
+
+use crate::cli::{AppendArgs, LogCommand, ServerArgs};
+use crate::client::{As, connect};
+use crate::commands::{run, show};
+use crate::output::{Exit, Failure, bytes, print_table, say, span, write_out};
+use crate::progress;
+
+/// Runs a command.
+pub fn log(command: LogCommand) -> Result<Exit, Failure> {
+    run(async move {
+        match command {
+            LogCommand::Create { server, name, degrade } => {
+                let client = connect(&server, As::Client).await?;
+                let log = client.create(&name, degrade).await?;
+                show(&server, json!({ "log": log.0, "name": name }), || say!("{log}"));
+            }
+            LogCommand::Append(arguments) => append(arguments).await?,
+            LogCommand::Read { server, log, at, output } => {
+                let client = connect(&server, As::Client).await?;
+                let payload = read(&client, log, at).await?;
+                store(output, &payload)?;
+            }
+            LogCommand::Free { server, log, at } => {
+                let client = connect(&server, As::Client).await?;
+                client.free(log, at).await?;
+                show(&server, json!({ "freed": at.to_string() }), || say!("freed {at} of log {log}"));
+            }
+            LogCommand::List { server } => {
+                let client = connect(&server, As::Client).await?;
+                show_logs(&server, &client.list().await?);
+            }
+            LogCommand::Stat { server, log } => {
+                let client = connect(&server, As::Client).await?;
+                show_logs(&server, &[client.stat(log).await?]);
+            }
+        }
+        Ok(Exit::Done)
+    })
+}
+
+async fn append(arguments: AppendArgs) -> Result<(), Failure> {
+    let AppendArgs { server, log, file, durability, max_risk, deadline, request_id, explain } = arguments;
+    let payload = read_in(file)?;
+    let client = connect(&server, As::Client).await?;
+    // Made here and not in the client library: it is shown however the append ends.
+    let request = request_id.filter(|id| !id.is_none()).unwrap_or_else(random_request);
+    let options =
+        AppendOptions { durability, max_risk, deadline, request, explain, ..AppendOptions::default() };
+    let total = payload.len() as u64;
+    let before = client.traffic().sent;
+    let sent = || (client.traffic().sent.saturating_sub(before), total);
+    let title = format!("appending to log {log} at level {durability}");
+    let acked = progress::watch(title, sent, client.append(log, payload, options)).await;
+    let acked = acked.map_err(|error| Failure::from(error).of_request(request))?;
+    show(&server, acked_json(&acked, request), || {
+        let note = match (acked.degraded, acked.duplicate) {
+            (true, _) => ", degraded",
+            (_, true) => ", stored before",
+            _ => "",
+        };
+        say!(
+            "{} (level {}{note}, own risk {}, prefix risk {}, confidence {})",
+            acked.address,
+            acked.reached,
+            acked.own_risk,
+            acked.prefix_risk,
+            acked.confidence
+        );
+        say!("request id {request}");
+        if explain {
+            say!("code {}, priced by {}\n", acked.code, acked.model);
+            explain_path(&acked);
+        }
+    });
+    Ok(())
+}
+
+/// The safety path as a table. What one repair of a layered code adds looks like what the next one adds, so each row says
+/// how many there are of how many.
+fn explain_path(acked: &Appended) {
+    let row = |stage: &Stage| {
+        let coverage = match (stage.repairs, stage.repairs_full) {
+            (_, 0) => "-".to_owned(),
+            (repairs, full) => format!("{repairs} of {full}"),
+        };
+        [
+            span(stage.after),
+            stage.stage.clone(),
+            coverage,
+            stage.own_risk.to_string(),
+            stage.prefix_risk.to_string(),
+            stage.note.clone(),
+        ]
+    };
+    print_table(["after", "stage", "repairs", "own risk", "prefix risk", "why"], acked.path.iter().map(row));
+}
+
+fn acked_json(acked: &Appended, request: RequestId) -> Value {
+    let stage = |stage: &Stage| {
+        json!({
+            "stage": stage.stage, "after_micros": stage.after.as_micros() as u64, "repairs": stage.repairs,
+            "repairs_full": stage.repairs_full, "own_risk": stage.own_risk.probability(),
+            "prefix_risk": stage.prefix_risk.probability(), "note": stage.note,
+        })
+    };
+    json!({
+        "log": acked.log.0, "address": acked.address.to_string(), "reached": acked.reached.name(),
+        "degraded": acked.degraded, "duplicate": acked.duplicate, "own_risk": acked.own_risk.probability(),
+        "prefix_risk": acked.prefix_risk.probability(), "confidence": acked.confidence,
+        "model": acked.model, "code": acked.code, "epoch": acked.epoch.0, "request_id": request.to_string(),
+        "path": acked.path.iter().map(stage).collect::<Vec<_>>(),
+    })
+}
+
+/// Reads one append. Its length, for the bar, is asked for while it is on its way.
+async fn read(client: &Client, log: LogId, at: LogAddress) -> Result<Bytes, Failure> {
+    let before = client.traffic().received;
+    let length = std::cell::Cell::new(0);
+    let received = || (client.traffic().received.saturating_sub(before), length.get());
+    let reading = async {
+        let look = async {
+            // Only for show: what is wrong with the address, the reading itself will say.
+            if let Ok(stretch) = client.scan(log, at, 1).await {
+                length.set(stretch.entries.first().map_or(0, |entry| u64::from(entry.length)));
+            }
+        };
+        tokio::join!(client.read(log, at), look).0
+    };
+    let title = format!("reading {at} of log {log}");
+    Ok(progress::watch(title, received, reading).await?.payload)
+}
+
+fn show_logs(server: &ServerArgs, logs: &[LogState]) {
+    let entry = |log: &LogState| {
+        json!({
+            "log": log.log.0, "name": log.name, "epoch": log.epoch.0, "degrade": log.degrade.name(),
+            "records": log.records, "bytes": log.bytes, "end": log.end.to_string(),
+            "mirrored": log.mirrored_records, "freed": log.freed,
+            "refusal": log.refusal.map(|kind| kind.name()),
+        })
+    };
+    show(server, Value::Array(logs.iter().map(entry).collect()), || {
+        let row = |log: &LogState| {
+            [
+                log.log.to_string(),
+                log.name.clone(),
+                log.records.to_string(),
+                bytes(log.bytes),
+                log.end.to_string(),
+                log.mirrored_records.to_string(),
+                log.freed.to_string(),
+                log.degrade.to_string(),
+                log.epoch.to_string(),
+                log.refusal.map_or("ok", |kind| kind.name()).to_owned(),
+            ]
+        };
+        let header =
+            ["log", "name", "records", "size", "end", "mirrored", "freed", "degrade", "epoch", "state"];
+        print_table(header, logs.iter().map(row));
+    });
+}
+
+fn read_in(file: Option<PathBuf>) -> Result<Bytes, Failure> {
+    let mut payload = Vec::new();
+    // One byte over the limit is enough to know that it is over.
+    let limit = APPEND_BYTES_MAX as u64 + 1;
+    let read = match &file {
+        Some(path) => std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut payload)),
+        None => std::io::stdin().lock().take(limit).read_to_end(&mut payload),
+    };
+    let name = file.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+    read.map_err(|error| Failure::new(format!("{name}: {error}; give a file that can be read")))?;
+    if payload.is_empty() {
+        return Err(Error::invalid(format!("{name} is empty; an append has at least one byte")).into());
+    }
+    if payload.len() > APPEND_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "{name} is larger than an append may be, {APPEND_BYTES_MAX} bytes; split it into several appends"
+        ))
+        .into());
+    }
+    Ok(payload.into())
+}
+
+fn store(file: Option<PathBuf>, payload: &[u8]) -> Result<(), Failure> {
+    let Some(path) = file else {
+        write_out(payload);
+        return Ok(());
+    };
+    std::fs::write(&path, payload)
+        .map_err(|error| Failure::new(format!("{}: {error}; give another file", path.display())))
+}

@@ -1,0 +1,155 @@
+//! Settings turned into what the link drivers and the site's gateway are built from.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parhelion_gate::Identity;
+use parhelion_gate::tls::{LINK_PROTOCOL, SERVER_NAME, require_role, require_site};
+use parhelion_gateway::{SiteLinkConfig, SiteListenerConfig};
+use parhelion_link_driver::{
+    CodeLookup, Congestion, LaneConfig, MirrorConfig, PeerCheck, PrimaryConfig, Transport,
+};
+use parhelion_plugin::Parameters;
+use parhelion_plugin_host::Catalogue as Plugins;
+use parhelion_types::{NodeId, Role, SiteId};
+use serde_json::{Map, Value, json};
+
+use crate::output::Failure;
+use crate::settings::{self, Settings};
+
+/// Settings of the driver at a primary site.
+pub fn primary(
+    settings: &Settings,
+    identity: &Identity,
+    plugins: Arc<Plugins>,
+) -> Result<PrimaryConfig, Failure> {
+    let link = &settings.link;
+    let address = |key: &str, text: &str| {
+        let wrong =
+            |_| Failure::new(format!("setting {key} is {text:?}: give an address such as 192.0.2.7:7411"));
+        text.parse::<SocketAddr>().map_err(wrong)
+    };
+    // Unknown codes and parameters are found before anything starts.
+    let code = plugins.code(&link.code).map_err(Failure::new)?;
+    let unusable = |error: &dyn std::fmt::Display| Failure::new(format!("link.parameters: {error}"));
+    let parameters: Parameters = link.parameters.parse().map_err(|error| unusable(&error))?;
+    code.structure(&parameters).map_err(|error| unusable(&error))?;
+    let tls = Arc::new(identity.client_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
+    let critical = address("link.peer_critical", &link.peer_critical)?;
+    let defaults = PrimaryConfig::new(
+        SiteId(settings.node.site),
+        critical,
+        SERVER_NAME,
+        tls,
+        peer_check(),
+        code_lookup(plugins),
+    );
+    let tcp_congestion = link.tcp_congestion.clone();
+    Ok(PrimaryConfig {
+        bulk: address("link.peer_bulk", &link.peer_bulk)?,
+        tcp: if link.peer_tcp.is_empty() { defaults.tcp } else { address("link.peer_tcp", &link.peer_tcp)? },
+        transport: match link.transport {
+            settings::Transport::Quic => Transport::Quic,
+            settings::Transport::Tcp => {
+                Transport::Tcp { congestion: (!tcp_congestion.is_empty()).then_some(tcp_congestion) }
+            }
+        },
+        congestion: match link.congestion {
+            settings::Congestion::Provisioned => Congestion::Provisioned,
+            settings::Congestion::Bbr => Congestion::Bbr,
+            settings::Congestion::Cubic => Congestion::Cubic,
+        },
+        code: link.code.clone(),
+        parameters: link.parameters.clone(),
+        lane: lane_config(settings),
+        rate_bytes_per_second: (link.rate.bytes_per_second() as f64 * link.share) as u64,
+        buffer_bytes_max: usize::try_from(link.buffer.as_u64()).unwrap_or(usize::MAX),
+        burst_datagrams_max: link.burst,
+        flush_delay: link.flush_delay,
+        flush_pause: link.flush_pause,
+        site_exit_delay: link.site_exit_delay,
+        ..defaults
+    })
+}
+
+/// Settings of the driver at a mirror.
+pub fn mirror(
+    settings: &Settings,
+    identity: &Identity,
+    plugins: Arc<Plugins>,
+) -> Result<MirrorConfig, Failure> {
+    let link = &settings.link;
+    let tls = Arc::new(identity.server_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
+    let defaults = MirrorConfig::new(
+        SiteId(settings.node.site),
+        link.listen_critical,
+        tls,
+        peer_check(),
+        code_lookup(plugins),
+    );
+    Ok(MirrorConfig {
+        listen_bulk: link.listen_bulk,
+        listen_tcp: Some(link.listen_tcp),
+        lane: lane_config(settings),
+        pending_bytes_max: usize::try_from(link.buffer.as_u64()).unwrap_or(usize::MAX),
+        report_interval: link.report_interval,
+        ..defaults
+    })
+}
+
+/// What the settings say about a primary's end of the link, for status. A mirror takes what comes.
+pub fn line(settings: &Settings) -> Map<String, Value> {
+    let mut line = Map::new();
+    if settings.node.duty == settings::Duty::Primary {
+        let link = &settings.link;
+        line.insert("transport".to_owned(), json!(link.transport));
+        line.insert("congestion".to_owned(), json!(link.congestion));
+        line.insert("rate_bits_per_second".to_owned(), json!(link.rate.bits_per_second()));
+        line.insert("share".to_owned(), json!(link.share));
+        line.insert("model".to_owned(), json!(settings.risk.model));
+    }
+    line
+}
+
+/// Settings of a link node's listener for the site's storage nodes.
+pub fn listener(settings: &Settings, identity: &Identity) -> Result<SiteListenerConfig, Failure> {
+    let listen = settings.site_listen().ok_or_else(|| no_gateway(settings))?;
+    let (site, node) = (SiteId(settings.node.site), NodeId(settings.node.node));
+    let tls = Arc::new(identity.server_config(&[]).map_err(Failure::new)?);
+    let config = SiteListenerConfig::new(site, node, listen, tls, node_check(site, Role::Storage));
+    Ok(SiteListenerConfig { idle_timeout: settings.link.idle_timeout, ..config })
+}
+
+/// Settings of a storage node's connection to the site's link node.
+pub fn site_link(settings: &Settings, identity: &Identity) -> Result<SiteLinkConfig, Failure> {
+    let gateway = settings.site.gateway.parse().map_err(|_| no_gateway(settings))?;
+    let (site, node) = (SiteId(settings.node.site), NodeId(settings.node.node));
+    let tls = Arc::new(identity.client_config(&[]).map_err(Failure::new)?);
+    let config = SiteLinkConfig::new(site, node, gateway, SERVER_NAME, tls, node_check(site, Role::Link));
+    Ok(SiteLinkConfig { idle_timeout: settings.link.idle_timeout, ..config })
+}
+
+fn no_gateway(settings: &Settings) -> Failure {
+    let gateway = &settings.site.gateway;
+    Failure::new(format!("setting site.gateway is {gateway:?}: give an address such as 10.0.0.1:7414"))
+}
+
+/// Nodes of one site trust no other site's.
+fn node_check(site: SiteId, role: Role) -> PeerCheck {
+    Arc::new(move |certificate| {
+        require_role(certificate, &[role])?;
+        require_site(certificate, site)
+    })
+}
+
+fn lane_config(settings: &Settings) -> LaneConfig {
+    LaneConfig { mtu: settings.link.mtu, idle_timeout: settings.link.idle_timeout, ..LaneConfig::default() }
+}
+
+fn peer_check() -> PeerCheck {
+    Arc::new(|certificate| require_role(certificate, &[Role::Link]).map(drop))
+}
+
+fn code_lookup(plugins: Arc<Plugins>) -> CodeLookup {
+    Arc::new(move |name| plugins.code(name).ok())
+}

@@ -1,0 +1,213 @@
+//! The storage role: the store, what it recovered, and the actors that serve it.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use actix::{Addr, Arbiter};
+use parhelion_actor_runtime::{Clock, Gate, Policy};
+use parhelion_estimator::{Belief, EstimatorActor};
+use parhelion_mirror::PrimaryLog;
+use parhelion_observability::Telemetry;
+use parhelion_plugin::Structure;
+use parhelion_plugin_host::Catalogue as Plugins;
+use parhelion_risk::{Assumption, Pricer};
+use parhelion_storage::catalogue::SiteState;
+use parhelion_storage::store::{RecoveredLog, Store, StoreConfig};
+use parhelion_storage::{
+    FromStore, MirroringLatency, PendingBytes, Request, SetChannel, StorageActor, StorageConfig,
+};
+use parhelion_types::{Epoch, Error, ErrorKind, LogId, RequestId};
+
+use crate::logs::{LocalLogs, OwnLogs};
+use crate::node::start_on;
+use crate::output::Failure;
+use crate::settings::{Duty, Settings};
+
+/// Files of zeros that each data directory keeps ready.
+const SPARES: usize = 1;
+
+/// Told of every log that appears here.
+pub type Learned = Box<dyn Fn(LogId, &str, RequestId) + Send>;
+
+/// The storage role of a node, running.
+pub struct StorageRole {
+    pub logs: Arc<LocalLogs>,
+    pub pending: PendingBytes,
+    /// Beside a primary's storage actor: prices what the link does.
+    pub estimator: Option<Addr<EstimatorActor>>,
+}
+
+impl StorageRole {
+    /// Recovers what is on disk and starts the actors. `learned` is told of the logs that appear from then on.
+    pub fn start(
+        settings: &Settings,
+        telemetry: &Telemetry,
+        plugins: &Plugins,
+        clock: Arc<Clock>,
+        arbiter: &Arbiter,
+        learned: impl FnOnce(&OwnLogs) -> Result<Learned, Failure>,
+    ) -> Result<Self, Failure> {
+        let pending = PendingBytes::default();
+        let mirroring = MirroringLatency::default();
+        let address: Arc<OnceLock<Addr<StorageActor>>> = Arc::default();
+        let (store, recovered) = open_store(settings, address.clone())?;
+        let site = store.catalogue().site().map_err(Failure::new)?;
+        let is_mirror = settings.node.duty == Duty::Mirror && !site.promoted;
+        let own = OwnLogs::default();
+        for log in &recovered {
+            own.learn(log.log, log.name.clone(), log.created_by);
+        }
+        let learned = learned(&own)?;
+        report_recovery(&recovered, site, is_mirror);
+        let logs = recovered.into_iter().map(|log| primary_log(log, site)).collect();
+
+        let estimator = EstimatorParts::new(settings, clock.clone(), address.clone())?;
+        let here = own.clone();
+        let storage_config = StorageConfig {
+            store: store.clone(),
+            clock: clock.clone(),
+            primary: primary_core_config(settings, site.epoch),
+            pricer: pricer(settings, plugins, &estimator.belief)?,
+            metrics: telemetry.metrics().clone(),
+            tracer: telemetry.tracer().clone(),
+            pending: pending.clone(),
+            mirroring: mirroring.clone(),
+            learned: Box::new(move |log, name, request| {
+                learned(log, &name, request);
+                here.learn(log, name, request);
+            }),
+            promote: remember_promotion(store.clone()),
+        };
+        let storage = start_on(arbiter, "storage", Policy::CRASH, move || {
+            if is_mirror {
+                StorageActor::mirror(storage_config, site.epoch, logs)
+            } else {
+                StorageActor::primary(storage_config, logs)
+            }
+        })?;
+        // The store was opened before there was anybody to tell; it has had nothing to say so far.
+        let _ = address.set(storage.clone());
+
+        let EstimatorParts { actor, belief } = estimator;
+        let is_primary = settings.node.duty == Duty::Primary;
+        let estimator = match is_primary {
+            true => Some(start_on(arbiter, "estimator", Policy::REBUILD, move || actor)?),
+            false => None,
+        };
+        let logs = LocalLogs {
+            own,
+            segment_bytes: segment_bytes(settings),
+            storage,
+            store,
+            gate: Gate::new(settings.api.in_flight.as_u64()),
+            clock,
+            mirroring,
+            belief: is_primary.then_some(belief),
+        };
+        Ok(Self { logs: Arc::new(logs), pending, estimator })
+    }
+
+    /// Makes durable what was accepted, and takes no more.
+    pub async fn drain(&self, limit: std::time::Duration) {
+        let (answer, drained) = tokio::sync::oneshot::channel();
+        self.logs.storage.do_send(Request::Drain { answer });
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!(?limit, "the disk did not keep up; what is not synced was not acknowledged");
+        }
+    }
+}
+
+/// The estimator before it is started, and what others see of it.
+struct EstimatorParts {
+    actor: EstimatorActor,
+    belief: Arc<Mutex<Belief>>,
+}
+
+impl EstimatorParts {
+    fn new(
+        settings: &Settings,
+        clock: Arc<Clock>,
+        storage: Arc<OnceLock<Addr<StorageActor>>>,
+    ) -> Result<Self, Failure> {
+        let risk = &settings.risk;
+        let assumption = Assumption::new(risk.assumed_loss, risk.assumed_burst, risk.confidence)
+            .map_err(|error| Failure::new(format!("risk settings: {error}")))?;
+        let tell = Arc::new(move |channel| {
+            if let Some(storage) = storage.get() {
+                storage.do_send(SetChannel(channel));
+            }
+        });
+        let (actor, belief) = EstimatorActor::new(assumption, clock, tell);
+        Ok(Self { actor, belief })
+    }
+}
+
+fn open_store(
+    settings: &Settings,
+    storage: Arc<OnceLock<Addr<StorageActor>>>,
+) -> Result<(Arc<Store>, Vec<RecoveredLog>), Failure> {
+    let directories = if settings.storage.directories.is_empty() {
+        vec![settings.node.data.join("store")]
+    } else {
+        settings.storage.directories.clone()
+    };
+    let config = StoreConfig {
+        directories,
+        segment_bytes: segment_bytes(settings),
+        queue_bytes_max: usize::try_from(settings.storage.queue.as_u64()).unwrap_or(usize::MAX),
+        requests_max: settings.mirror.requests as usize,
+        spares: SPARES,
+    };
+    let tell = Arc::new(move |event| {
+        if let Some(storage) = storage.get() {
+            storage.do_send(FromStore(event));
+        }
+    });
+    let (store, recovered) = Store::open(config, tell).map_err(Failure::new)?;
+    Ok((Arc::new(store), recovered))
+}
+
+fn report_recovery(recovered: &[RecoveredLog], site: SiteState, is_mirror: bool) {
+    for log in recovered.iter().filter(|log| log.torn) {
+        let end = log.tail.next_address();
+        tracing::warn!(log = %log.log, %end, "dropped a record that was being written; nobody was told of it");
+    }
+    for damage in recovered.iter().filter_map(|log| log.damage.as_ref()) {
+        tracing::error!(%damage, "a log takes no records; the others are served");
+    }
+    tracing::info!(logs = recovered.len(), epoch = %site.epoch, is_mirror, "recovered");
+}
+
+fn primary_log(log: RecoveredLog, site: SiteState) -> PrimaryLog {
+    let mut tail = log.tail;
+    tail.promote(site.epoch);
+    let RecoveredLog { log, name, degrade, active, requests, newest, damage, .. } = log;
+    let refusal = damage.map(|damage| Error::new(ErrorKind::Corrupt, damage.to_string()));
+    PrimaryLog { log, name, degrade, tail, active, requests, newest, refusal }
+}
+
+fn remember_promotion(store: Arc<Store>) -> Box<dyn Fn(Epoch) -> Result<(), Error> + Send> {
+    Box::new(move |epoch| {
+        let state = SiteState { epoch, promoted: true };
+        store.catalogue().put_site(state).map_err(|error| Error::unavailable(error.to_string()))
+    })
+}
+
+fn segment_bytes(settings: &Settings) -> u32 {
+    u32::try_from(settings.storage.segment.as_u64()).unwrap_or(u32::MAX)
+}
+
+fn primary_core_config(settings: &Settings, epoch: Epoch) -> parhelion_mirror::PrimaryConfig {
+    parhelion_mirror::PrimaryConfig {
+        segment_bytes: segment_bytes(settings),
+        link_buffer_bytes_max: usize::try_from(settings.link.buffer.as_u64()).unwrap_or(usize::MAX),
+        deadline: settings.mirror.deadline,
+        requests_max: settings.mirror.requests as usize,
+        epoch,
+    }
+}
+
+fn pricer(settings: &Settings, plugins: &Plugins, belief: &Mutex<Belief>) -> Result<Pricer, Failure> {
+    let model = plugins.model(&settings.risk.model).map_err(Failure::new)?;
+    let channel = belief.lock().unwrap_or_else(PoisonError::into_inner).channel;
+    Ok(Pricer::new(model, Structure::None, channel))
+}
