@@ -60,11 +60,13 @@ impl Scan {
             None => ScanEnd::Clean,
             Some(Ok(header)) if header.previous != self.tail.chain() => ScanEnd::Clean,
             Some(Ok(header)) => match self.record(&header) {
-                Err(reason) if self.continued_by(&header) => ScanEnd::Corrupt { at, reason },
+                Err(reason) if self.later_record(header.next_address().offset) => {
+                    ScanEnd::Corrupt { at, reason }
+                }
                 _ => ScanEnd::Torn { at },
             },
             // Without a header there is no length, so what may follow is looked for.
-            Some(Err(error)) => match self.later_record() {
+            Some(Err(error)) => match self.later_record(at.offset.saturating_add(8)) {
                 true => ScanEnd::Corrupt { at, reason: error.to_string() },
                 false if self.segment[start..].iter().take(RECORD_HEADER_BYTES).all(|&byte| byte == 0) => {
                     ScanEnd::Clean
@@ -84,23 +86,15 @@ impl Scan {
         Record::parse(self.segment.slice(start..end)).map_err(|error| error.to_string())
     }
 
-    /// Whether the record behind `header` continues it.
-    fn continued_by(&self, header: &RecordHeader) -> bool {
-        let next = header.next_address().offset as usize;
-        self.segment
-            .get(next..)
-            .and_then(|bytes| RecordHeader::parse(bytes).ok())
-            .is_some_and(|next| next.previous == header.checksum && next.number == header.number + 1)
-    }
-
-    /// Whether any later place of the segment holds a record of this log's future: its header is intact,
+    /// Whether any place of the segment from `from` on holds a record of this log's future: its header is intact,
     /// it says that it lies where it lies, and its number is above the scan's.
-    fn later_record(&self) -> bool {
+    fn later_record(&self, from: u32) -> bool {
         let at = self.tail.next_address();
-        let places = (at.offset as usize..self.segment.len().saturating_sub(RECORD_HEADER_BYTES)).step_by(8);
-        places.skip(1).any(|place| {
+        let ends = (self.segment.len() + 1).saturating_sub(RECORD_HEADER_BYTES);
+        (from as usize..ends).step_by(8).any(|place| {
             RecordHeader::parse(&self.segment[place..]).is_ok_and(|header| {
-                header.address.segment == at.segment
+                header.log == self.tail.log()
+                    && header.address.segment == at.segment
                     && header.address.offset as usize == place
                     && header.number > self.tail.next_number()
                     && header.epoch >= self.tail.epoch()

@@ -82,6 +82,12 @@ impl Tail {
         LogAddress { segment: SegmentId(0), offset: SEGMENT_HEADER_BYTES }
     }
 
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> LogId {
+        self.log
+    }
+
     /// Address behind the last record.
     #[must_use]
     pub fn next_address(&self) -> LogAddress {
