@@ -37,6 +37,10 @@ use crate::figure::{Found, Report};
 use crate::lab::Lab;
 use crate::load::WRITE_LOAD;
 
+/// As in the nodes, so that the writers do not cost more than they would in a service.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Parhelion beside its baselines.
 #[derive(Debug, Parser)]
 #[command(name = "parhelion-bench", version)]

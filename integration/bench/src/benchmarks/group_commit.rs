@@ -1,7 +1,8 @@
 //! Small appends of many writers at a site of its own, beside what the disk gives `fio` for the same pattern.
 //!
-//! The node puts all appends that wait into one write and one fdatasync. `fio` does the same with as many bytes per
-//! sync as the node wrote in the turn before: what the disk gives without a service around it.
+//! The node puts all appends that wait into one write past the page cache and one fdatasync. `fio` does the same with
+//! as many bytes per sync as the node wrote in the turn before: what the disk gives without a service around it. Beside
+//! it stand `fio` through the page cache, with all 64 appends per sync, and as 64 jobs that sync for themselves.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,6 +24,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 const APPEND_BYTES: u32 = 4096;
 const WRITERS: u32 = 64;
 
+/// Size of the file that `fio` writes: a segment's.
+const FILE_BYTES: u64 = 100 << 20;
+
 pub(crate) async fn run(lab: &Lab) -> Result<Found, BenchError> {
     let workplace = lab.workplace()?;
     let place = Place { directory: workplace.path(), namespace: None };
@@ -38,7 +42,8 @@ pub(crate) async fn run(lab: &Lab) -> Result<Found, BenchError> {
     std::fs::create_dir(&disk).map_err(BenchError::file("creating", &disk))?;
 
     let mut found = Found::default();
-    let (mut node, mut same, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    let mut node = Vec::new();
+    let mut baselines: [Vec<f64>; BASELINES.len()] = Default::default();
     for round in 0..lab.rounds {
         say(format!("round {}: {WRITERS} writers of {APPEND_BYTES} bytes, then fio", round + 1));
         let running = site.load(lab, place, &load)?;
@@ -68,40 +73,62 @@ pub(crate) async fn run(lab: &Lab) -> Result<Found, BenchError> {
             syncs.seconds * 100.0 / span.as_secs_f64(),
         ));
         let batch = (appends_per_sync.round() as u32).clamp(1, WRITERS) * APPEND_BYTES;
-        match (fio(&disk, batch, lab.turn)?, fio(&disk, WRITERS * APPEND_BYTES, lab.turn)?) {
-            (Some(of_batch), Some(of_whole)) => {
-                same.push(of_batch);
-                whole.push(of_whole);
-                found.notes.push(format!("fio: {batch} bytes per sync"));
-            }
-            _ if round == 0 => {
-                found
-                    .notes
-                    .push("fio is not installed: no baseline (Debian: apt-get install fio)".to_owned());
-            }
-            _ => {}
+        found.notes.push(format!("fio: {batch} bytes per sync"));
+        for (rates, (_, pattern)) in baselines.iter_mut().zip(BASELINES) {
+            rates.extend(fio(&disk, pattern, batch, lab.turn)?);
         }
     }
-    let figure = Figure::new("64 writers of 4 KiB, local level", "MB/s", node).goal(Goal::RatioAtLeast(0.6));
-    found.figures.push(if same.is_empty() {
-        figure
-    } else {
-        figure.against("fio, as many bytes per sync", &same)
-    });
-    if !whole.is_empty() {
-        found.figures.push(Figure::new("fio, all 64 appends per sync", "MB/s", whole));
+    if baselines.iter().any(Vec::is_empty) {
+        found.notes.push("fio is not installed: no baseline (Debian: apt-get install fio)".to_owned());
     }
+    let figure = Figure::new("64 writers of 4 KiB, local level", "MB/s", node).goal(Goal::RatioAtLeast(0.6));
+    found.figures.push(match baselines.first() {
+        Some(same) if !same.is_empty() => figure.against(BASELINES[0].0, same),
+        _ => figure,
+    });
+    let beside = baselines.into_iter().zip(BASELINES).filter(|(rates, _)| !rates.is_empty());
+    found.figures.extend(beside.map(|(rates, (name, _))| Figure::new(name, "MB/s", rates)));
     Ok(found)
 }
 
-/// MB/s of `fio` with one write of `batch` bytes per fdatasync into a file that exists, as the node does it; `None`
-/// if it is not installed.
-fn fio(directory: &Path, batch: u32, span: Duration) -> Result<Option<f64>, BenchError> {
+/// How `fio` writes.
+#[derive(Clone, Copy)]
+enum Pattern {
+    /// As the node: past the page cache, one write and one sync for a batch.
+    Direct,
+    /// The same through the page cache.
+    Cached,
+    /// Batches of all appends.
+    Whole,
+    /// No batches: as many jobs as writers, each with a sync for every append.
+    Alone,
+}
+
+/// Names and patterns of the baselines; the goal is against the first.
+const BASELINES: [(&str, Pattern); 4] = [
+    ("fio, as many bytes per sync", Pattern::Direct),
+    ("fio, as many, through the page cache", Pattern::Cached),
+    ("fio, all 64 appends per sync", Pattern::Whole),
+    ("fio, 64 jobs, a sync per append", Pattern::Alone),
+];
+
+/// MB/s of `fio` into a file that exists, as the node writes; `None` if it is not installed.
+fn fio(directory: &Path, pattern: Pattern, batch: u32, span: Duration) -> Result<Option<f64>, BenchError> {
     let mut command = Command::new("fio");
-    command.args(["--name=group-commit", "--rw=write", "--ioengine=psync", "--fdatasync=1", "--size=100m"]);
-    command.args(["--overwrite=1", "--time_based", "--output-format=json"]);
+    command.args(["--name=group-commit", "--rw=write", "--ioengine=psync", "--fdatasync=1", "--overwrite=1"]);
+    command.args(["--time_based", "--output-format=json", "--group_reporting", "--filename=baseline"]);
+    let (bytes, direct, jobs) = match pattern {
+        Pattern::Direct => (batch, 1, 1),
+        Pattern::Cached => (batch, 0, 1),
+        Pattern::Whole => (WRITERS * APPEND_BYTES, 1, 1),
+        Pattern::Alone => (APPEND_BYTES, 1, WRITERS),
+    };
+    // All jobs share one file of the size of a segment.
+    let part = FILE_BYTES / u64::from(jobs) / u64::from(bytes) * u64::from(bytes);
+    command.arg(format!("--size={part}")).arg(format!("--offset_increment={part}"));
+    command.arg(format!("--bs={bytes}")).arg(format!("--direct={direct}")).arg(format!("--numjobs={jobs}"));
     command.arg(format!("--directory={}", directory.display()));
-    command.arg(format!("--bs={batch}")).arg(format!("--runtime={}", span.as_secs().max(1)));
+    command.arg(format!("--runtime={}", span.as_secs().max(1)));
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         output => output.map_err(BenchError::file("running", "fio"))?,
