@@ -39,7 +39,13 @@ struct Port {
 #[derive(Debug)]
 enum Phase {
     Idle,
-    Asking { hello: u64, waiting: BTreeSet<PortId>, marks: BTreeMap<LogId, (PortId, LogMarkV1)> },
+    Asking {
+        hello: u64,
+        waiting: BTreeSet<PortId>,
+        marks: BTreeMap<LogId, (PortId, LogMarkV1)>,
+        /// From a node that was promoted and has no log to say it with.
+        fenced: Option<Error>,
+    },
     Up,
 }
 
@@ -161,7 +167,7 @@ impl MirrorRouting {
         self.next_hello += 1;
         let ports: Vec<PortId> = self.ports.keys().copied().collect();
         let waiting = ports.iter().copied().collect();
-        self.phase = Phase::Asking { hello: self.next_hello, waiting, marks: BTreeMap::new() };
+        self.phase = Phase::Asking { hello: self.next_hello, waiting, marks: BTreeMap::new(), fenced: None };
         Ok(Hello { number: self.next_hello, ports })
     }
 
@@ -172,18 +178,35 @@ impl MirrorRouting {
         number: u64,
         answer: Result<Vec<LogMarkV1>, Error>,
     ) -> Option<Result<Vec<LogMarkV1>, Error>> {
-        let Phase::Asking { hello, waiting, marks } = &mut self.phase else { return None };
+        let Phase::Asking { hello, waiting, marks, fenced } = &mut self.phase else { return None };
         let known = self.ports.get_mut(&port)?;
         if *hello != number || !waiting.remove(&port) {
             return None;
         }
-        let merged = answer
-            .map_err(|error| {
+        let mut merged = match answer {
+            Ok(answer) => merge(marks, port, answer),
+            Err(error) => {
                 let message = format!("storage node {}: {}", known.node, error.message());
-                Conflict::Refused(Error::new(error.kind(), message))
-            })
-            .and_then(|answer| merge(marks, port, answer));
+                let error = Error::new(error.kind(), message);
+                match error.kind() {
+                    // The old primary is fenced log by log, by the epochs in the others' marks; a refusal would
+                    // keep these from it.
+                    ErrorKind::Fenced => {
+                        *fenced = Some(error);
+                        Ok(())
+                    }
+                    _ => Err(Conflict::Refused(error)),
+                }
+            }
+        };
         known.in_session = merged.is_ok();
+        if waiting.is_empty()
+            && merged.is_ok()
+            && marks.is_empty()
+            && let Some(error) = fenced.take()
+        {
+            merged = Err(Conflict::Refused(error));
+        }
         match merged {
             Ok(()) if !waiting.is_empty() => None,
             Ok(()) => {
@@ -396,12 +419,30 @@ mod tests {
         let (mut routing, [a, b, _]) = site();
         let number = routing.hello().unwrap().number;
         routing.answer(a, number, Ok(vec![]));
-        let fenced = Error::new(ErrorKind::Fenced, "log 3 was promoted");
-        let error = routing.answer(b, number, Err(fenced)).unwrap().unwrap_err();
+        let full = Error::unavailable("the disk is full");
+        let error = routing.answer(b, number, Err(full)).unwrap().unwrap_err();
         assert_eq!(
             (error.kind(), error.message()),
-            (ErrorKind::Fenced, "storage node 5: log 3 was promoted")
+            (ErrorKind::Unavailable, "storage node 5: the disk is full")
         );
+    }
+
+    #[test]
+    fn an_old_primary_is_fenced_by_marks_where_there_are_any() {
+        let (mut routing, [a, b, c]) = site();
+        let fenced = || Err(Error::new(ErrorKind::Fenced, "promoted, without logs"));
+        let number = routing.hello().unwrap().number;
+        assert_eq!(routing.answer(a, number, fenced()), None);
+        assert_eq!(routing.answer(b, number, Ok(vec![mark(4, 9)])), None);
+        assert_eq!(routing.answer(c, number, fenced()), Some(Ok(vec![mark(4, 9)])));
+
+        let number = routing.hello().unwrap().number;
+        for port in [a, b] {
+            assert_eq!(routing.answer(port, number, fenced()), None);
+        }
+        let error = routing.answer(c, number, fenced()).unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Fenced);
+        assert!(error.message().contains("storage node 8"), "{error}");
     }
 
     #[test]

@@ -58,6 +58,13 @@ impl PrimaryGateway {
         Self::default()
     }
 
+    /// A gateway of a site with these storage nodes. Once all of them have joined, they are told of logs that the
+    /// mirror has and the site has lost, so that no other log gets the number of one.
+    pub fn expecting(nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        let hub = Hub { routing: PrimaryRouting::expecting(nodes), ..Hub::default() };
+        Self { hub: Arc::new(Mutex::new(hub)) }
+    }
+
     /// What a link driver is built from: its commands, and the sink for its events.
     ///
     /// A driver that is rebuilt after a fault asks again. The ports are told that the link is down, the

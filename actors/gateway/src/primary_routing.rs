@@ -18,6 +18,8 @@ use crate::port::{Place, PortId, check_place};
 ///   began, and waits for the next.
 #[derive(Debug, Default)]
 pub struct PrimaryRouting {
+    /// The storage nodes of the site, if they are known here.
+    expected: BTreeSet<NodeId>,
     ports: BTreeMap<PortId, Port>,
     owners: BTreeMap<LogId, PortId>,
     next_port: u64,
@@ -45,6 +47,13 @@ pub struct PrimaryJoined {
 }
 
 impl PrimaryRouting {
+    /// The routing of a site with these storage nodes. When all have joined, a log that the mirror has and none of
+    /// them is one that the site has lost; all are told of it, so that its number is given to no other log.
+    #[must_use]
+    pub fn expecting(nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { expected: nodes.into_iter().collect(), ..Self::default() }
+    }
+
     /// A storage node joins with its logs.
     ///
     /// # Errors
@@ -121,11 +130,13 @@ impl PrimaryRouting {
             match event {
                 LinkEvent::Up { peer, marks, structure, code } => {
                     self.is_up = true;
+                    let lost = self.lost(&marks);
                     let mut marks = self.by_owner(marks, |mark: &LogMarkV1| LogId(mark.log));
                     for (&id, port) in &mut self.ports {
                         port.in_session = true;
                         port.sessions += 1;
-                        let marks = marks.remove(&id).unwrap_or_default();
+                        let mut marks = marks.remove(&id).unwrap_or_default();
+                        marks.extend_from_slice(&lost);
                         let (structure, code) = (structure.clone(), code.clone());
                         push(&mut split, id, LinkEvent::Up { peer, marks, structure, code });
                     }
@@ -181,6 +192,15 @@ impl PrimaryRouting {
                 Ok(())
             }
         }
+    }
+
+    /// Marks of logs that no storage node has. Nothing can be said of them while one is missing.
+    fn lost(&self, marks: &[LogMarkV1]) -> Vec<LogMarkV1> {
+        let here: BTreeSet<NodeId> = self.ports.values().map(|port| port.node).collect();
+        if self.expected.is_empty() || !self.expected.is_subset(&here) {
+            return Vec::new();
+        }
+        marks.iter().filter(|mark| !self.owners.contains_key(&LogId(mark.log))).copied().collect()
     }
 
     /// Splits a batch by the owner of the log. What nobody here owns, or only a port that waits for its first
@@ -248,6 +268,18 @@ mod tests {
     fn join(routing: &mut PrimaryRouting, node: u16, logs: &[u32]) -> PrimaryJoined {
         let logs: Vec<LogId> = logs.iter().map(|&log| LogId(log)).collect();
         routing.join(NodeId(node), Place::Remote, &logs).unwrap()
+    }
+
+    #[test]
+    fn a_log_that_the_site_has_lost_is_told_to_all_when_all_are_there() {
+        let mut routing = PrimaryRouting::expecting([NodeId(1), NodeId(2)]);
+        let a = join(&mut routing, 1, &[7]).port;
+        let split = routing.events(vec![up(&[7, 8, 9])]);
+        assert_eq!(marks_of(&split[&a][0]), [7], "the others may be those of the node that is missing");
+        let b = join(&mut routing, 2, &[8]).port;
+        let split = routing.events(vec![up(&[7, 8, 9])]);
+        assert_eq!(marks_of(&split[&a][0]), [7, 9]);
+        assert_eq!(marks_of(&split[&b][0]), [8, 9]);
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Default for LaneConfig {
             mtu: 1500,
             idle_timeout: Duration::from_secs(2),
             socket_send_bytes: 512 << 10,
-            socket_receive_bytes: 16 << 20,
+            socket_receive_bytes: 64 << 20,
         }
     }
 }

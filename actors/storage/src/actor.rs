@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle, Supervised};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, Supervised, fut,
+};
 use parhelion_actor_runtime::{Clock, Credit};
 use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorCommand, MirrorEvent};
 use parhelion_mirror::{
@@ -17,9 +19,11 @@ use parhelion_types::{Epoch, Error, LogId, RequestId, Time};
 use parhelion_wire::link::LogMarkV1;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::answers::{AnswerBatches, Answered};
 use crate::mirroring::{MirroringLatency, PendingBytes};
 use crate::request::{
-    Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, Relink, Request, SetChannel, SiteStatus,
+    Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, Relink, Request, Requests, SetChannel,
+    SiteStatus,
 };
 use crate::store::{Store, StoreEvent, WriteRequest};
 use crate::trace::{AppendTraces, Asked, MirrorTraces};
@@ -42,6 +46,8 @@ pub struct StorageConfig {
     pub pending: PendingBytes,
     /// At a mirror: how long records were on their way.
     pub mirroring: MirroringLatency,
+    /// Takes the answers of appends to the front ends.
+    pub answers: AnswerBatches,
     /// Told of every log that appears, for the metadata server.
     pub learned: Box<dyn Fn(LogId, String, RequestId) + Send>,
     /// Makes a new epoch durable, and this site a primary; called before a promotion is answered.
@@ -72,7 +78,22 @@ pub struct StorageActor {
     /// Primaries that wait for that, and for what is on its way to the disk, before they are welcomed.
     held_hellos: Vec<Token>,
     writes_pending: HashMap<LogId, u64>,
+    /// What the messages that came together have led to: to be handed on together.
+    gathered: Gathered,
 }
+
+/// Writes and answers that wait for the end of the mailbox. The store's thread and the front ends' are woken once
+/// for all of them, and the first write does not get a sync of its own while others are on their way.
+#[derive(Default)]
+struct Gathered {
+    writes: Vec<WriteRequest>,
+    answers: Vec<Answered>,
+    /// Whether the end of the mailbox will be noticed.
+    is_watched: bool,
+}
+
+/// Writes or answers that wait for the end of the mailbox at most.
+const GATHERED_MAX: usize = 64;
 
 enum Core {
     Primary(Box<Primary>),
@@ -115,6 +136,7 @@ impl StorageActor {
             rewinding: HashMap::new(),
             held_hellos: Vec::new(),
             writes_pending: HashMap::new(),
+            gathered: Gathered::default(),
             config,
         }
     }
@@ -133,7 +155,39 @@ impl StorageActor {
         for effect in effects {
             self.carry_out(effect, ctx);
         }
+        self.gather(ctx);
         self.arm(ctx);
+    }
+
+    /// Sees to it that what was gathered is handed on, when the mailbox is empty or there is enough.
+    fn gather(&mut self, ctx: &mut Context<Self>) {
+        let Gathered { writes, answers, is_watched } = &mut self.gathered;
+        match writes.len().max(answers.len()) {
+            0 => {}
+            GATHERED_MAX.. => self.hand_on(),
+            // A context looks at its futures when it has emptied its mailbox.
+            _ if !*is_watched => {
+                *is_watched = true;
+                ctx.spawn(fut::ready(()).map(|(), actor: &mut Self, _| {
+                    actor.gathered.is_watched = false;
+                    actor.hand_on();
+                }));
+            }
+            _ => {}
+        }
+    }
+
+    fn hand_on(&mut self) {
+        self.hand_on_writes();
+        if !self.gathered.answers.is_empty() {
+            self.config.answers.send(std::mem::take(&mut self.gathered.answers));
+        }
+    }
+
+    fn hand_on_writes(&mut self) {
+        for request in std::mem::take(&mut self.gathered.writes) {
+            self.write(request);
+        }
     }
 
     fn step_mirror(&mut self, input: ReplicaInput) {
@@ -147,7 +201,9 @@ impl StorageActor {
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
-            Effect::Write { record, opens_segment } => self.write(WriteRequest { record, opens_segment }),
+            Effect::Write { record, opens_segment } => {
+                self.gathered.writes.push(WriteRequest { record, opens_segment });
+            }
             Effect::Announce { key, announcement } => {
                 self.to_link(LinkCommand::Announce { key, announcement })
             }
@@ -289,7 +345,7 @@ impl StorageActor {
                 self.config.metrics.risk_promised(RiskScope::Own, acked.own);
                 self.config.metrics.risk_promised(RiskScope::Prefix, acked.prefix);
                 self.traces.acknowledged(token, &acked, &asked);
-                drop(answer.send(Ok(acked)));
+                self.gathered.answers.push(Answered { to: answer, answer: Ok(acked) });
             }
             (Waiting::Create { answer, .. }, Err(error)) => drop(answer.send(Err(error))),
             (Waiting::Free(answer), Err(error)) => drop(answer.send(Err(error))),
@@ -333,6 +389,8 @@ impl StorageActor {
         if self.writes_pending.is_empty()
             && let Some(answer) = self.draining.take()
         {
+            // Whoever drains ends the service next.
+            self.hand_on();
             let _ = answer.send(());
         }
     }
@@ -455,9 +513,20 @@ impl Handler<Request> for StorageActor {
             }
             Request::Status { answer } => drop(answer.send(self.status())),
             Request::Drain { answer } => {
+                self.hand_on_writes();
                 self.draining = Some(answer);
                 self.durable(LogId(u32::MAX), 0);
             }
+        }
+    }
+}
+
+impl Handler<Requests> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, Requests(requests): Requests, ctx: &mut Context<Self>) {
+        for request in requests {
+            Handler::<Request>::handle(self, request, ctx);
         }
     }
 }

@@ -2,6 +2,8 @@
 //! core.
 
 mod actor;
+mod answers;
+mod batches;
 pub mod catalogue;
 mod mirroring;
 mod request;
@@ -9,5 +11,7 @@ pub mod store;
 mod trace;
 
 pub use actor::{StorageActor, StorageConfig};
+pub use answers::AnswerBatches;
+pub use batches::RequestBatches;
 pub use mirroring::{LatencyFigures, MirroringLatency, PendingBytes};
 pub use request::{Answer, FromLink, FromMirrorLink, FromStore, Relink, Request, SetChannel, SiteStatus};

@@ -105,6 +105,11 @@ pub enum Request {
     },
 }
 
+/// What front ends asked at the same time.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Requests(pub Vec<Request>);
+
 /// State of a site's logs.
 #[derive(Clone, Debug)]
 pub enum SiteStatus {

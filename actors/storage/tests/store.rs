@@ -3,12 +3,13 @@
 mod common;
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::*;
-use parhelion_log::{SEGMENT_HEADER_BYTES, Tail};
+use parhelion_log::{Record, SEGMENT_HEADER_BYTES, Tail};
 use parhelion_storage::store::{Store, StoreConfig, StoreError, StoreEvent};
 use parhelion_types::{LogAddress, LogId, SegmentId};
 
@@ -251,6 +252,35 @@ fn segments_follow_with_spares_and_without() {
         let zeroed = sizes.iter().filter(|&&size| size == u64::from(SEGMENT_BYTES)).count();
         assert_eq!(zeroed > 0, spares > 0, "{sizes:?}");
     }
+}
+
+/// Segments made from spares are written past the page cache that reads come from.
+#[test]
+fn what_is_durable_is_read_while_more_is_written_behind_it() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = open_with(StoreConfig { spares: 3, ..config(home.path()) }).unwrap();
+    let mut log = Log::new(0);
+    let (id, store) = (log.id, &opened.store);
+    let (durable, done) = (Mutex::new(Vec::<Record>::new()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let newest: Vec<_> = durable.lock().unwrap().iter().rev().take(3).cloned().collect();
+                    for record in newest {
+                        assert_eq!(store.read(id, record.header.address).unwrap(), record);
+                    }
+                }
+            });
+        }
+        for _ in 0..600 {
+            opened.append(&mut log, 1);
+            durable.lock().unwrap().extend(log.records.last().cloned());
+        }
+        done.store(true, Ordering::Release);
+    });
+    assert!(log.tail.next_address().segment.0 > 5);
+    assert_reads(&opened, &log);
 }
 
 #[test]

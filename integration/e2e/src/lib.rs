@@ -1,8 +1,9 @@
 //! What end-to-end tests need: the real binary as nodes and as a tool, two sites, and a trace collector.
 //!
 //! Nothing of the product is built into the tests but its client library. [`Pair`] is a primary and a mirror,
-//! each a process of its own with its data in a temporary directory; [`Cluster`] is two sites of several processes; [`Node`] is one of them, and can be killed,
-//! stopped and started again; [`Tool`] runs a subcommand to its end; [`Collector`] receives OTLP.
+//! each a process of its own with its data in a temporary directory; [`Cluster`] is two sites of several processes;
+//! [`Node`] is one process, and can be killed, stopped and started again; [`Tool`] runs a subcommand to its end;
+//! [`Collector`] receives OTLP.
 //!
 //! The tests are in `tests/e2e`. They run in the order of the test harness, at the same time, on 127.0.0.1:
 //!

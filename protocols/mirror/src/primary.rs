@@ -476,6 +476,10 @@ impl Primary {
         let session = self.session;
         let Some(log) = self.logs.get_mut(&id) else { return };
         let Feed::CatchUp { mut number, mut address, reading: false } = log.feed else { return };
+        if log.durable == 0 {
+            // Nothing of a log is sent before its creation is durable; see `create`.
+            return;
+        }
         let space = self.config.link_buffer_bytes_max.saturating_sub(self.unconfirmed_bytes);
         if number < log.durable {
             // Reading in large pieces only: waiting for half a buffer costs less than many small reads.

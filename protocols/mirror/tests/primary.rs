@@ -465,6 +465,12 @@ fn a_creation_is_sent_when_it_is_durable_and_not_before() {
     let [Effect::Write { record: creation, opens_segment: true }] = &effects[..] else {
         panic!("{effects:?}")
     };
+    // Nor is it sent because something else moves on, or because a session begins.
+    let end = bed.primary.log(LOG).unwrap().end;
+    let effects = bed.step(Input::Mirrored(vec![mark(1, end, 0)]));
+    assert!(effects.is_empty(), "{effects:?}");
+    let effects = bed.up(1);
+    assert!(effects.is_empty(), "{effects:?}");
     let effects = bed.step(Input::Durable { log, records: 1 });
     let [
         Effect::Reply { token: 7, reply: Ok(Reply::Created(_)) },

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use parhelion_gate::quic::{CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED};
-use parhelion_gate::stream::{Outgoing, StreamError, read_envelope, read_rest, write_frames};
+use parhelion_gate::stream::{Frames, Outgoing, StreamError, write_frames};
 use parhelion_gate::tls::SERVER_NAME;
 use parhelion_gate::{Answer, Question};
 use parhelion_types::{Error, LogId};
@@ -167,12 +167,13 @@ impl Drop for Forget<'_> {
     }
 }
 
-async fn read_answers(connection: Connection, mut receive: RecvStream, waiting: Arc<Waiting>) {
+async fn read_answers(connection: Connection, receive: RecvStream, waiting: Arc<Waiting>) {
+    let mut frames = Frames::new(receive);
     let address = connection.remote_address();
     let reason = loop {
         let frame = async {
-            let Some(envelope) = read_envelope(&mut receive).await? else { return Ok(None) };
-            let (body, payload) = read_rest(&mut receive, &envelope).await?;
+            let Some(envelope) = frames.envelope().await? else { return Ok(None) };
+            let (body, payload) = frames.rest(&envelope).await?;
             Ok::<_, StreamError>(Some((envelope.correlation, Answer::parse(&envelope, body, payload))))
         };
         match frame.await {

@@ -32,7 +32,7 @@ use crate::backend::Backend;
 use crate::budget::{Budget, Held};
 use crate::question::{Question, refused};
 use crate::quic::{self, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING};
-use crate::stream::{Outgoing, StreamError, read_envelope, read_rest, write_frames};
+use crate::stream::{Frames, Outgoing, StreamError, write_frames};
 use crate::tls::{self, CLIENT_PROTOCOL, Identity, TlsError};
 
 /// Bytes of answers that one connection may have waiting; a client that does not read its answers is not
@@ -312,11 +312,13 @@ fn access(connection: &Connection, doors: &Doors) -> Result<(Caller, Arc<dyn Bac
     doors.open(certificate)
 }
 
-async fn serve_stream(session: Arc<Session>, send: SendStream, mut receive: RecvStream) {
+async fn serve_stream(session: Arc<Session>, send: SendStream, receive: RecvStream) {
     let (answers, queue) = mpsc::channel(ANSWERS_QUEUED);
     let writing = tokio::spawn(write_frames::<Owed>(send, queue));
     let mut asked = JoinSet::new();
-    let end = read_questions(&session, &mut receive, &answers, &mut asked).await;
+    // Lives as long as the answers are written: dropping it would tell the client to stop.
+    let mut frames = Frames::new(receive);
+    let end = read_questions(&session, &mut frames, &answers, &mut asked).await;
     match &end {
         // The client is gone, and nobody waits for its answers.
         Err(error @ (StreamError::Lost(_) | StreamError::Torn)) => {
@@ -345,7 +347,7 @@ async fn serve_stream(session: Arc<Session>, send: SendStream, mut receive: Recv
 /// Reads questions and starts to answer them, until the client is done or the node stops.
 async fn read_questions(
     session: &Arc<Session>,
-    receive: &mut RecvStream,
+    frames: &mut Frames,
     answers: &mpsc::Sender<Outgoing<Owed>>,
     asked: &mut JoinSet<()>,
 ) -> Result<(), StreamError> {
@@ -356,11 +358,11 @@ async fn read_questions(
         let question = question.expect("questions are never closed");
         let envelope = tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return Ok(()),
-            envelope = read_envelope(receive) => envelope?,
+            envelope = frames.envelope() => envelope?,
         };
         let Some(envelope) = envelope else { return Ok(()) };
         let held = session.in_flight.enter(charge(&envelope)).await;
-        let rest = timeout(FRAME_TIMEOUT, read_rest(receive, &envelope)).await;
+        let rest = timeout(FRAME_TIMEOUT, frames.rest(&envelope)).await;
         let (body, payload) = rest.unwrap_or(Err(StreamError::Torn))?;
         match admit(session, &envelope, body, payload) {
             Ok(asking) => {

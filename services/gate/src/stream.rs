@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use parhelion_wire::{ENVELOPE_BYTES, Envelope, WireError};
-use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tokio::sync::mpsc;
 
 /// What ends a stream of frames.
@@ -24,6 +24,17 @@ pub enum StreamError {
     Lost(#[from] ReadError),
 }
 
+/// Frames that come on a stream.
+///
+/// Takes from QUIC what has arrived in the pieces in which it arrived, each under one lock of the connection,
+/// however many frames it holds. A frame is copied out of them into memory of its own: a piece keeps all packets
+/// alive that the kernel delivered with it, which is more than a frame is counted for.
+#[derive(Debug)]
+pub struct Frames {
+    stream: RecvStream,
+    piece: Bytes,
+}
+
 /// A frame to be written, with what is given back once it is.
 #[derive(Debug)]
 pub struct Outgoing<T> {
@@ -38,40 +49,71 @@ pub struct Outgoing<T> {
 /// Most frames written at one go.
 const BATCH_FRAMES: usize = 64;
 
-/// Reads the prelude of the next frame; none if the other side is done.
-///
-/// # Errors
-/// The connection is gone, or what came is no frame.
-pub async fn read_envelope(stream: &mut RecvStream) -> Result<Option<Envelope>, StreamError> {
-    let mut prelude = [0; ENVELOPE_BYTES];
-    match stream.read_exact(&mut prelude).await {
-        Ok(()) => {}
-        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
-        Err(error) => return Err(error.into()),
+/// No limit to a piece: it is at most what one packet carries.
+const PIECE_BYTES_MAX: usize = usize::MAX;
+
+impl Frames {
+    /// The frames of a stream.
+    #[must_use]
+    pub fn new(stream: RecvStream) -> Self {
+        Self { stream, piece: Bytes::new() }
     }
-    match Envelope::parse(&prelude) {
-        Ok(envelope) => Ok(Some(envelope)),
-        Err(error) => {
-            // The correlation is the prelude's last field; it lets a frame over a limit be answered.
-            let mut last = [0; 8];
-            last.copy_from_slice(&prelude[ENVELOPE_BYTES - 8..]);
-            let correlation =
-                if matches!(error, WireError::Long { .. }) { u64::from_le_bytes(last) } else { 0 };
-            Err(StreamError::Frame { error, correlation })
+
+    /// Reads the prelude of the next frame; none if the other side is done. Dropping the future loses the
+    /// place in the stream.
+    ///
+    /// # Errors
+    /// The connection is gone, or what came is no frame.
+    pub async fn envelope(&mut self) -> Result<Option<Envelope>, StreamError> {
+        let mut prelude = [0; ENVELOPE_BYTES];
+        let mut have = 0;
+        while have < ENVELOPE_BYTES {
+            match self.take(ENVELOPE_BYTES - have).await {
+                Ok(piece) => {
+                    prelude[have..have + piece.len()].copy_from_slice(&piece);
+                    have += piece.len();
+                }
+                Err(StreamError::Torn) if have == 0 => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        match Envelope::parse(&prelude) {
+            Ok(envelope) => Ok(Some(envelope)),
+            Err(error) => {
+                // The correlation is the prelude's last field; it lets a frame over a limit be answered.
+                let mut last = [0; 8];
+                last.copy_from_slice(&prelude[ENVELOPE_BYTES - 8..]);
+                let correlation =
+                    if matches!(error, WireError::Long { .. }) { u64::from_le_bytes(last) } else { 0 };
+                Err(StreamError::Frame { error, correlation })
+            }
         }
     }
-}
 
-/// Reads body and payload behind a prelude, into one allocation of exactly their size.
-///
-/// # Errors
-/// The connection is gone, or a checksum does not match.
-pub async fn read_rest(stream: &mut RecvStream, envelope: &Envelope) -> Result<(Bytes, Bytes), StreamError> {
-    let mut rest = BytesMut::zeroed(envelope.rest_bytes());
-    stream.read_exact(&mut rest).await?;
-    envelope
-        .split(rest.freeze())
-        .map_err(|error| StreamError::Frame { error, correlation: envelope.correlation })
+    /// Reads body and payload behind a prelude, into one allocation of their size.
+    ///
+    /// # Errors
+    /// The connection is gone, or a checksum does not match.
+    pub async fn rest(&mut self, envelope: &Envelope) -> Result<(Bytes, Bytes), StreamError> {
+        let bytes = envelope.rest_bytes();
+        let mut rest = BytesMut::with_capacity(bytes);
+        while rest.len() < bytes {
+            let piece = self.take(bytes - rest.len()).await?;
+            rest.extend_from_slice(&piece);
+        }
+        envelope
+            .split(rest.freeze())
+            .map_err(|error| StreamError::Frame { error, correlation: envelope.correlation })
+    }
+
+    /// At least one and at most `bytes` bytes of what has arrived.
+    async fn take(&mut self, bytes: usize) -> Result<Bytes, StreamError> {
+        if self.piece.is_empty() {
+            let chunk = self.stream.read_chunk(PIECE_BYTES_MAX, true).await?;
+            self.piece = chunk.ok_or(StreamError::Torn)?.bytes;
+        }
+        Ok(self.piece.split_to(bytes.min(self.piece.len())))
+    }
 }
 
 /// Writes frames in the order of the queue until it closes, then finishes the stream and gives it back.
@@ -98,13 +140,4 @@ pub async fn write_frames<T>(
     // Fails only if the stream was reset, which `stopped` will tell whoever asks.
     let _ = stream.finish();
     Ok(stream)
-}
-
-impl From<ReadExactError> for StreamError {
-    fn from(error: ReadExactError) -> Self {
-        match error {
-            ReadExactError::FinishedEarly(_) => Self::Torn,
-            ReadExactError::ReadError(error) => Self::Lost(error),
-        }
-    }
 }

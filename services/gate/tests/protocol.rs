@@ -10,7 +10,7 @@ use bytes::Bytes;
 use memory::MemorySite;
 use parhelion_gate::pki::{self, InitOptions};
 use parhelion_gate::quic::{self, CLOSE_PROTOCOL, CLOSE_REFUSED};
-use parhelion_gate::stream::{read_envelope, read_rest};
+use parhelion_gate::stream::Frames;
 use parhelion_gate::tls::{CLIENT_PROTOCOL, SERVER_NAME};
 use parhelion_gate::{
     Answer, Api, ApiConfig, AppendRequest, Backend, Budget, CreateRequest, Identity, Question,
@@ -18,7 +18,7 @@ use parhelion_gate::{
 use parhelion_types::limits::APPEND_BYTES_MAX;
 use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogId, RequestId, Risk, SiteId, TraceContext};
 use parhelion_wire::PAYLOAD_BYTES_MAX;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream};
 
 struct Site {
     site: Arc<MemorySite>,
@@ -30,7 +30,7 @@ struct Site {
 struct Raw {
     connection: Connection,
     send: SendStream,
-    receive: RecvStream,
+    frames: Frames,
     _endpoint: Endpoint,
 }
 
@@ -60,7 +60,7 @@ async fn connect_with(address: SocketAddr, config: ClientConfig) -> Result<Raw, 
     let endpoint = quic::endpoint("127.0.0.1:0".parse().unwrap(), None, None).unwrap();
     let connection = endpoint.connect_with(config, address, SERVER_NAME).unwrap().await?;
     let (send, receive) = connection.open_bi().await?;
-    Ok(Raw { connection, send, receive, _endpoint: endpoint })
+    Ok(Raw { connection, send, frames: Frames::new(receive), _endpoint: endpoint })
 }
 
 impl Raw {
@@ -70,8 +70,8 @@ impl Raw {
     }
 
     async fn answer(&mut self) -> (u64, Result<Answer, Error>) {
-        let envelope = read_envelope(&mut self.receive).await.unwrap().expect("an answer");
-        let (body, payload) = read_rest(&mut self.receive, &envelope).await.unwrap();
+        let envelope = self.frames.envelope().await.unwrap().expect("an answer");
+        let (body, payload) = self.frames.rest(&envelope).await.unwrap();
         (envelope.correlation, Answer::parse(&envelope, body, payload))
     }
 }
@@ -166,8 +166,8 @@ async fn broken_frames_are_refused_and_the_node_lives() {
         client.send.write_all(&broken).await.unwrap();
         client.send.finish().unwrap();
         // Refused, answered as an error, or closed: what matters is that the node goes on.
-        if let Ok(Some(envelope)) = read_envelope(&mut client.receive).await {
-            let (body, payload) = read_rest(&mut client.receive, &envelope).await.unwrap();
+        if let Ok(Some(envelope)) = client.frames.envelope().await {
+            let (body, payload) = client.frames.rest(&envelope).await.unwrap();
             assert!(Answer::parse(&envelope, body, payload).is_err(), "byte {at} went unnoticed");
         }
     }

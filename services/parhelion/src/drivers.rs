@@ -63,7 +63,7 @@ pub fn primary(
         parameters: link.parameters.clone(),
         lane: lane_config(settings),
         rate_bytes_per_second: (link.rate.bytes_per_second() as f64 * link.share) as u64,
-        buffer_bytes_max: usize::try_from(link.buffer.as_u64()).unwrap_or(usize::MAX),
+        buffer_bytes_max: buffer(settings),
         burst_datagrams_max: link.burst,
         flush_delay: link.flush_delay,
         flush_pause: link.flush_pause,
@@ -91,10 +91,16 @@ pub fn mirror(
         listen_bulk: link.listen_bulk,
         listen_tcp: Some(link.listen_tcp),
         lane: lane_config(settings),
-        pending_bytes_max: usize::try_from(link.buffer.as_u64()).unwrap_or(usize::MAX),
+        pending_bytes_max: buffer(settings),
         report_interval: link.report_interval,
         ..defaults
     })
+}
+
+/// The link's buffer: each storage node of the site may fill one of its own.
+fn buffer(settings: &Settings) -> usize {
+    let nodes = settings.site.storage.len().max(1) as u64;
+    usize::try_from(settings.link.buffer.as_u64().saturating_mul(nodes)).unwrap_or(usize::MAX)
 }
 
 /// What the settings say about a primary's end of the link, for status. A mirror takes what comes.

@@ -17,7 +17,7 @@ use parhelion_log::{RecordKind, Tail};
 use parhelion_mirror::Acked;
 use parhelion_plugin_host::Catalogue as Plugins;
 use parhelion_storage::store::{Store, StoreError};
-use parhelion_storage::{MirroringLatency, Request, SiteStatus, StorageActor};
+use parhelion_storage::{MirroringLatency, Request, RequestBatches, SiteStatus, StorageActor};
 use parhelion_types::{Epoch, Error, ErrorKind, LogAddress, LogId, RequestId};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -72,6 +72,8 @@ pub struct LocalLogs {
     pub own: OwnLogs,
     pub segment_bytes: u32,
     pub storage: Addr<StorageActor>,
+    /// The way to it for appends.
+    pub appends: RequestBatches,
     pub store: Arc<Store>,
     pub gate: Gate,
     pub clock: Arc<Clock>,
@@ -290,20 +292,20 @@ impl Backend for LocalLogs {
             let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } =
                 request;
             let credit = self.gate.enter(payload.len()).await;
-            let acked = self
-                .ask(|answer| Request::Append {
-                    log,
-                    payload,
-                    durability,
-                    max_risk,
-                    deadline,
-                    request,
-                    explain,
-                    trace,
-                    credit,
-                    answer,
-                })
-                .await??;
+            let (answer, wait) = oneshot::channel();
+            self.appends.send(Request::Append {
+                log,
+                payload,
+                durability,
+                max_risk,
+                deadline,
+                request,
+                explain,
+                trace,
+                credit,
+                answer,
+            });
+            let acked = wait.await.map_err(|_| closed())??;
             Ok(appended(&acked))
         }
         .boxed()

@@ -24,6 +24,11 @@ use clap::{CommandFactory, Parser};
 use crate::cli::{Cli, Command};
 use crate::output::{Exit, Failure, print_failure};
 
+/// Payloads are allocated by the threads that receive them and freed by others, where the C library's allocator
+/// takes locks.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Drill(arguments) = &cli.command

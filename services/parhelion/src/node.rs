@@ -16,7 +16,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, Context, Supervised, System};
-use parhelion_actor_runtime::{Clock, Escalation, Faults, Policy, supervise};
+use parhelion_actor_runtime::{Clock, Escalation, Faults, Policy, named_arbiter, supervise};
 use parhelion_gate::{Api, ApiConfig, Backend, Budget, Identity};
 use parhelion_gateway::{MirrorGateway, PrimaryGateway};
 use parhelion_http::{HttpConfig, HttpServer};
@@ -85,7 +85,7 @@ impl Node {
         let identity = load_identity(settings)?;
         let plugins = Arc::new(Plugins::built_in());
         let clock = Arc::new(Clock::start());
-        let (state, link) = (Arbiter::new(), Arbiter::new());
+        let (state, link) = (named_arbiter(c"state"), named_arbiter(c"link"));
         let mut metadata = None;
         let storage = match settings.has(Role::Storage) {
             true => {
@@ -228,7 +228,7 @@ impl LinkRole<'_> {
 
     /// The gateway of a primary site, with the driver; where it listens for storage nodes.
     fn primary_gateway(&self, storage: Option<&StorageRole>) -> Result<SocketAddr, Failure> {
-        let gateway = PrimaryGateway::new();
+        let gateway = PrimaryGateway::expecting(self.settings.storage_nodes());
         if let Some(role) = storage {
             let estimator = role.estimator.clone().expect("a primary has an estimator");
             let sink = primary_sink(role.logs.storage.clone(), estimator);

@@ -13,7 +13,8 @@ use parhelion_risk::{Assumption, Pricer};
 use parhelion_storage::catalogue::SiteState;
 use parhelion_storage::store::{RecoveredLog, Store, StoreConfig};
 use parhelion_storage::{
-    FromStore, MirroringLatency, PendingBytes, Request, SetChannel, StorageActor, StorageConfig,
+    AnswerBatches, FromStore, MirroringLatency, PendingBytes, Request, RequestBatches, SetChannel,
+    StorageActor, StorageConfig,
 };
 use parhelion_types::{Epoch, Error, ErrorKind, LogId, RequestId};
 
@@ -71,6 +72,7 @@ impl StorageRole {
             tracer: telemetry.tracer().clone(),
             pending: pending.clone(),
             mirroring: mirroring.clone(),
+            answers: AnswerBatches::start(),
             learned: Box::new(move |log, name, request| {
                 learned(log, &name, request);
                 here.learn(log, name, request);
@@ -96,6 +98,7 @@ impl StorageRole {
         let logs = LocalLogs {
             own,
             segment_bytes: segment_bytes(settings),
+            appends: RequestBatches::new(storage.clone()),
             storage,
             store,
             gate: Gate::new(settings.api.in_flight.as_u64()),

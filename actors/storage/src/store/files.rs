@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use parhelion_log::SegmentHeader;
 use parhelion_types::{LogId, SegmentId};
 
 use super::StoreError;
+use super::segment_file::SegmentFile;
 use super::spares::Spares;
 
 /// Files that a writer keeps open: few enough for many logs under a common limit of 1024 descriptors.
@@ -69,7 +69,11 @@ pub(crate) fn create_directory(directory: &Path) -> io::Result<()> {
 /// Makes the file of a new segment durable, with its header and its name, and opens it.
 ///
 /// Recovery removes what a torn creation left, so a file that exists holds records: it is never touched.
-pub(crate) fn create_segment(directory: &Path, spares: &Spares, header: &SegmentHeader) -> io::Result<File> {
+pub(crate) fn create_segment(
+    directory: &Path,
+    spares: &Spares,
+    header: &SegmentHeader,
+) -> io::Result<SegmentFile> {
     let path = segment_path(directory, header.log, header.segment);
     let home = log_directory(directory, header.log);
     create_directory(&home)?;
@@ -85,13 +89,12 @@ pub(crate) fn create_segment(directory: &Path, spares: &Spares, header: &Segment
     let file = match spare {
         Some(spare) => {
             fs::rename(spare, &path)?;
-            File::options().read(true).write(true).open(&path)?
+            SegmentFile::open(&path)?
         }
-        None => File::options().read(true).write(true).create_new(true).open(&path)?,
+        None => SegmentFile::create(&path)?,
     };
     // No record is written before the header and the name are durable: a file without a header holds none.
-    file.write_all_at(&header.to_bytes(), 0)?;
-    file.sync_all()?;
+    file.begin(&header.to_bytes())?;
     sync_directory(&home)?;
     Ok(file)
 }
@@ -101,13 +104,13 @@ pub(crate) fn create_segment(directory: &Path, spares: &Spares, header: &Segment
 /// Every write is synced before the next job, so that closing a file loses no error.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
-    files: HashMap<LogId, (File, u64)>,
+    files: HashMap<LogId, (SegmentFile, u64)>,
     uses: u64,
 }
 
 impl OpenFiles {
     /// The log's file.
-    pub fn get(&mut self, log: LogId) -> Option<&File> {
+    pub fn get(&mut self, log: LogId) -> Option<&mut SegmentFile> {
         self.uses += 1;
         let (file, used) = self.files.get_mut(&log)?;
         *used = self.uses;
@@ -115,7 +118,7 @@ impl OpenFiles {
     }
 
     /// Keeps the log's file, in place of an earlier one.
-    pub fn put(&mut self, log: LogId, file: File) {
+    pub fn put(&mut self, log: LogId, file: SegmentFile) {
         self.uses += 1;
         if self.files.len() >= OPEN_FILES_MAX && !self.files.contains_key(&log) {
             let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(log, _)| *log);

@@ -21,6 +21,7 @@ mod homes;
 mod lock;
 mod reader;
 mod recover;
+mod segment_file;
 mod spares;
 mod writer;
 

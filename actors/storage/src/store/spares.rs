@@ -1,17 +1,26 @@
 //! Files of zeros, kept ready so that a new segment's blocks have been written once before.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::StoreError;
+use super::segment_file::{BLOCK_BYTES, Staging, open_direct};
 
 /// Bytes written at once when a file is filled.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// After each piece the disk is left to others for this part of the time that it took.
+const PAUSE_PART: f64 = 0.5;
 
 /// The spare files of one data directory, and the thread that fills them.
 ///
@@ -91,19 +100,39 @@ impl Fill {
     }
 
     /// Writes one file; false where it was told to stop.
+    ///
+    /// Past the page cache, where the file system allows it: the writer does the same with the segment that the
+    /// file becomes, and zeros that nobody reads would push out what is read.
     fn fill(&self, path: &Path) -> io::Result<bool> {
-        let mut file = File::options().write(true).create_new(true).open(path)?;
-        let zeros = vec![0; PIECE_BYTES];
-        let mut left = self.bytes as usize;
-        while left > 0 {
+        let cached = File::options().write(true).create_new(true).open(path)?;
+        let mut direct = open_direct(path, OFlags::WRONLY);
+        let mut staging = Staging::default();
+        let zeros = &staging.aligned()[..PIECE_BYTES];
+        let mut at = 0;
+        while at < u64::from(self.bytes) {
             if self.stop.load(Ordering::Acquire) {
                 return Ok(false);
             }
-            let piece = left.min(zeros.len());
-            file.write_all(&zeros[..piece])?;
-            left -= piece;
+            let begun = Instant::now();
+            let left = u64::from(self.bytes) - at;
+            let piece = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
+            let whole = piece / BLOCK_BYTES * BLOCK_BYTES;
+            let wrote =
+                direct.as_ref().filter(|_| whole > 0).map(|file| file.write_all_at(&zeros[..whole], at));
+            match wrote {
+                Some(Ok(())) => at += whole as u64,
+                Some(Err(error)) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    direct = None
+                }
+                Some(Err(error)) => return Err(error),
+                None => {
+                    cached.write_all_at(&zeros[..piece], at)?;
+                    at += piece as u64;
+                }
+            }
+            std::thread::sleep(begun.elapsed().mul_f64(PAUSE_PART));
         }
-        file.sync_all()?;
+        cached.sync_all()?;
         Ok(true)
     }
 }

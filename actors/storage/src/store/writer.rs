@@ -1,9 +1,7 @@
 //! The writer's thread: one batch, one sync per file, one report.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,13 +9,14 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use parhelion_log::{ActiveMap, Record, SegmentHeader, Tail};
-use parhelion_types::{LogAddress, LogId};
+use parhelion_types::LogId;
 
 use super::cut::cut;
 use super::files::{OpenFiles, create_segment, segment_path};
 use super::homes::Homes;
 use super::reader::Reader;
 use super::recover::recover;
+use super::segment_file::{SegmentFile, Staging};
 use super::spares::Spares;
 use super::{Durable, OnEvent, RecoveredLog, StoreError, StoreEvent, WriteRequest};
 use crate::catalogue::{Catalogue, Checkpoint};
@@ -25,11 +24,6 @@ use crate::catalogue::{Catalogue, Checkpoint};
 /// Bytes at which a batch is full: enough to amortise a sync, few enough that the first of them is not
 /// kept waiting.
 pub(crate) const BATCH_BYTES_MAX: usize = 8 << 20;
-
-/// Slices of one write; the kernel takes no more than 1024.
-const SLICES_MAX: usize = 1024;
-
-const PADDING: [u8; 8] = [0; 8];
 
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -55,6 +49,7 @@ pub(crate) struct Writer {
     shared: Shared,
     logs: HashMap<LogId, Log>,
     files: OpenFiles,
+    staging: Staging,
     failed: HashSet<LogId>,
 }
 
@@ -81,7 +76,8 @@ impl Writer {
             .into_iter()
             .map(|log| (log.log, Log { tail: log.tail, state: Checkpoint::of(log), checkpoint: None }))
             .collect();
-        Self { directory, spares, shared, logs, files: OpenFiles::default(), failed }
+        let (files, staging) = (OpenFiles::default(), Staging::default());
+        Self { directory, spares, shared, logs, files, staging, failed }
     }
 
     /// Writes until told to stop, or until nobody can queue any more.
@@ -233,25 +229,18 @@ impl Writer {
         let Some(first) = run.first() else { return Ok(()) };
         if self.files.get(id).is_none() {
             let path = segment_path(&self.directory, id, first.record.header.address.segment);
-            self.files.put(id, File::options().read(true).write(true).open(path)?);
+            self.files.put(id, SegmentFile::open(&path)?);
         }
         let never_begun = || io::Error::other("the log was never begun");
         let file = self.files.get(id).ok_or_else(never_begun)?;
         let log = self.logs.get_mut(&id).ok_or_else(never_begun)?;
-        for piece in run.chunks(SLICES_MAX / 2) {
-            let bytes: Vec<_> = piece.iter().map(|request| request.record.bytes()).collect();
-            let mut slices = Vec::with_capacity(bytes.len() * 2);
-            for bytes in &bytes {
-                slices.push(IoSlice::new(bytes));
-                slices.push(IoSlice::new(&PADDING[..bytes.len().next_multiple_of(8) - bytes.len()]));
-            }
-            write_all_vectored_at(file, &mut slices, piece[0].record.header.address)?;
-            for request in piece {
-                log.state.note(&request.record, self.shared.requests_max);
-            }
+        let records: Vec<_> = run.iter().map(|request| request.record.bytes()).collect();
+        file.write(&records, first.record.header.address.offset, &mut self.staging)?;
+        for request in run {
+            log.state.note(&request.record, self.shared.requests_max);
         }
         let start = Instant::now();
-        file.sync_data()?;
+        file.sync()?;
         *sync += start.elapsed();
         if let Some(checkpoint) = log.checkpoint.take()
             && let Err(error) = self.shared.catalogue.put_checkpoint(id, &checkpoint)
@@ -282,27 +271,4 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Writes all slices from `address` on, however often the kernel takes only a part.
-fn write_all_vectored_at(file: &File, slices: &mut [IoSlice<'_>], address: LogAddress) -> io::Result<()> {
-    let mut slices = slices;
-    let mut offset = u64::from(address.offset);
-    while !slices.is_empty() {
-        match rustix::io::pwritev(file.as_fd(), slices, offset) {
-            Ok(0) => {
-                if slices.iter().all(|slice| slice.is_empty()) {
-                    return Ok(());
-                }
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            Ok(count) => {
-                offset += count as u64;
-                IoSlice::advance_slices(&mut slices, count);
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }

@@ -219,7 +219,7 @@ async fn fill(disk: &Disk, left: u64) -> PathBuf {
         std::fs::metadata(&spare).is_ok_and(|file| file.len() == SEGMENT_BYTES)
     })
     .await;
-    let space = rustix::fs::statvfs(&disk.outside()).unwrap();
+    let space = rustix::fs::statvfs(disk.outside()).unwrap();
     let free = space.f_bavail * space.f_frsize;
     let file = disk.outside().join("ballast");
     std::fs::write(&file, vec![1; usize::try_from(free - left).unwrap()]).unwrap();

@@ -384,7 +384,8 @@ async fn bad_requests_over_http() {
     let freed_text = freed.to_string();
     let too_long = vec![1; APPEND_BYTES_MAX + 1];
     let limit = APPEND_BYTES_MAX.to_string();
-    let cases: [(&str, String, &[u8], u16, &[&str]); 12] = [
+    type Case<'a> = (&'a str, String, &'a [u8], u16, &'a [&'a str]);
+    let cases: [Case<'_>; 12] = [
         ("POST", "/v1/logs/99/appends".to_owned(), b"x", 404, &["log 99", "does not exist", "log list"]),
         ("GET", "/v1/logs/99".to_owned(), b"", 404, &["log 99", "does not exist", "log list"]),
         ("GET", at("7:64"), b"", 404, &["log 0", "7:64", "give an address"]),

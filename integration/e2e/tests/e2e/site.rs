@@ -395,8 +395,12 @@ async fn a_mirror_of_several_nodes_is_promoted_as_a_whole() {
     let refused = cluster.tool(At::Mirror, 1, &["mirror", "promote", "--yes"]).run();
     refused.refused(3, &["nothing was changed", "storage node 3"]);
     cluster.mirror[2].start();
+    for node in 1..=3 {
+        // Each finds out by itself that it is back.
+        let there = cluster.client(At::Mirror, node).await;
+        poll("all nodes of the mirror answer", SOON, || async { there.list().await.ok() }).await;
+    }
     let there = cluster.client(At::Mirror, 2).await;
-    poll("all nodes of the mirror answer", SOON, || async { there.list().await.ok() }).await;
     let error = there.append(logs[0], payload(1, 1), at_level(Durability::Local)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "it is a mirror still: {error}");
     let error = there.create("early", Degrade::Block).await.unwrap_err();
@@ -445,4 +449,69 @@ async fn a_mirror_of_several_nodes_is_promoted_as_a_whole() {
         })
         .await;
     }
+}
+
+/// Where a promoted site has a storage node without logs, that node has nothing to fence the old primary with, and must
+/// not keep the others from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_node_without_logs_does_not_shield_the_old_primary() {
+    let mut cluster = Cluster::start(Shape::Three).await;
+    let logs = create_logs(&cluster, 3, 1).await;
+    cluster.mirrored().await;
+    for node in &mut cluster.primary {
+        node.kill();
+    }
+    cluster.admin(At::Mirror, 3).await.promote(false).await.unwrap();
+    for node in &mut cluster.primary {
+        node.start();
+    }
+    let here = cluster.client(At::Primary, 1).await;
+    poll("the old primary is fenced", SOON, || async {
+        let answer = here.append(logs[0], payload(1, 100), at_level(Durability::Local)).await;
+        (answer.err()?.kind() == ErrorKind::Fenced).then_some(())
+    })
+    .await;
+}
+
+/// A storage node of the primary loses its disk. What the mirror still has of its logs must not be overwritten by a new
+/// log of the same number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_number_of_a_lost_log_is_not_used_again() {
+    let mut cluster = Cluster::start(Shape::Three).await;
+    create_logs(&cluster, 3, 2).await;
+    let lost = log_on(&cluster, 3).await;
+    assert_eq!(lost, LogId(1), "the highest number, which would be the next one when it is forgotten");
+    let client = cluster.client(At::Primary, 1).await;
+    let acked = client.append(lost, payload(1, 1000), at_level(Durability::Remote)).await.unwrap();
+
+    // With the metadata node, the last memory of the number goes too.
+    for node in [0, 2] {
+        cluster.primary[node].kill();
+    }
+    let data = cluster.primary[2].spec.setting("node.data").expect("it was set").to_owned();
+    std::fs::remove_dir_all(data).unwrap();
+    for node in [0, 2] {
+        cluster.primary[node].start();
+    }
+    // What the mirror has is known when all have joined the link node again.
+    parhelion_e2e::eventually("the storage nodes know what they have lost", SOON, || {
+        let log = std::fs::read_to_string(cluster.primary[2].spec.log()).unwrap();
+        log.contains("its number is not used again")
+    })
+    .await;
+    let created = poll("a log is created", SOON, || async {
+        match client.create("new", Degrade::Block).await {
+            Ok(log) => Some(log),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                None
+            }
+        }
+    })
+    .await;
+    assert!(created > lost, "log {created} has the number of another one\n{}", cluster.logs_text());
+    client.append(created, payload(2, 1000), at_level(Durability::Remote)).await.unwrap();
+    let there = cluster.client(At::Mirror, 1).await;
+    assert_eq!(there.read(lost, acked.address).await.unwrap().payload, payload(1, 1000));
+    assert_eq!(there.stat(lost).await.unwrap().name, "log-1");
 }
