@@ -6,7 +6,11 @@ use bytes::Bytes;
 use parhelion_plugin::Exposure;
 use parhelion_types::RecordKey;
 
-/// Records by key and by slot, and the queue of those that are not cut into symbols yet.
+/// Records by key and by slot, and the queues of those that are not cut into symbols yet.
+///
+/// A record whose coverage somebody waits for goes before those that nobody waits for, and takes along what
+/// waits before it in its log, on which its prefix risk depends. Every eighth turn belongs to the others, so that
+/// they are never starved.
 ///
 /// Invariants:
 /// - A slot is named together with the session number of its record, so a slot that is used again is never
@@ -20,7 +24,12 @@ pub(crate) struct Records {
     slots: Vec<Option<Record>>,
     free: Vec<u32>,
     by_key: BTreeMap<RecordKey, u32>,
-    queue: VecDeque<RecordKey>,
+    /// Records that are waited for, and what they take along.
+    awaited: VecDeque<RecordKey>,
+    /// All others; some are in `awaited` by now.
+    others: VecDeque<RecordKey>,
+    /// Records in a row that were waited for while others were not.
+    awaited_run: u32,
     waiting: usize,
     next_number: u64,
     held_bytes: usize,
@@ -130,13 +139,43 @@ impl Records {
             }
         };
         self.by_key.insert(key, slot);
-        self.queue.push_back(key);
         self.waiting += 1;
+        if is_awaited {
+            self.take_along(key);
+            self.awaited.push_back(key);
+        } else {
+            self.others.push_back(key);
+        }
+    }
+
+    /// Moves what waits in the log before `end` to the records that are waited for.
+    fn take_along(&mut self, end: RecordKey) {
+        let first = RecordKey { log: end.log, number: 0 };
+        let waits = |slot: u32| {
+            let record = self.slots.get(slot as usize).and_then(Option::as_ref);
+            record.is_some_and(|record| record.number.is_none() && !record.is_awaited)
+        };
+        // Newest first: what is cut or waited for already ends it, as do the records before that.
+        let along = self.by_key.range(first..end).rev().map_while(|(&key, &slot)| waits(slot).then_some(key));
+        let along: Vec<RecordKey> = along.collect();
+        for key in along.into_iter().rev() {
+            if let Some(record) = self.by_key.get(&key).and_then(|&slot| self.slots[slot as usize].as_mut()) {
+                record.is_awaited = true;
+            }
+            self.awaited.push_back(key);
+        }
+    }
+
+    /// The next key in turn, and whether it is waited for; it may be of a record that is gone or cut.
+    fn next_key(&mut self) -> Option<(RecordKey, bool)> {
+        let is_others_turn = self.awaited.is_empty() || self.awaited_run >= AWAITED_RUN_MAX;
+        let other = if is_others_turn { self.others.pop_front() } else { None };
+        other.map(|key| (key, false)).or_else(|| self.awaited.pop_front().map(|key| (key, true)))
     }
 
     /// The next waiting record, under the code of `epoch` with `repairs` indices.
     pub(crate) fn start(&mut self, epoch: u32, full: u64, repairs: u32) -> Option<RecordRef> {
-        while let Some(key) = self.queue.pop_front() {
+        while let Some((key, is_awaited)) = self.next_key() {
             // Confirmed while it waited, or sent again after that and already cut.
             let Some(&slot) = self.by_key.get(&key) else { continue };
             let Some(record) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
@@ -146,6 +185,7 @@ impl Records {
             let number = self.next_number;
             self.next_number += 1;
             self.waiting -= 1;
+            self.awaited_run = if is_awaited { self.awaited_run.saturating_add(1) } else { 0 };
             record.number = Some(number);
             record.epoch = epoch;
             record.full = full;
@@ -250,6 +290,9 @@ impl Record {
         self.confirmed && self.arrived == self.symbols
     }
 }
+
+/// Turns in a row for records that are waited for, while others wait.
+const AWAITED_RUN_MAX: u32 = 7;
 
 /// Keeps the state beside small records within a few times the buffer.
 const RECORD_COST_MIN: usize = 64;

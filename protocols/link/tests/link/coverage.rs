@@ -12,6 +12,7 @@ use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_link::{LAZY_FACTOR, Receiver, Sender, SenderConfig, SenderEvent, TransmitKind};
 use parhelion_plugin::Exposure;
 use parhelion_types::{RecordKey, Time};
+use parhelion_wire::{DATAGRAM_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
 use proptest::prelude::*;
 
 const SYMBOL_BYTES: usize = 60;
@@ -350,4 +351,42 @@ fn a_flush_pauses_between_layers_and_lets_others_pass() {
     let (left, exposures) = departures(&mut sender, &mut now, end);
     assert_eq!(left.len(), 4);
     assert_eq!(exposures.last().unwrap().flush_pause, 0);
+}
+
+/// The first byte of each record, in the order in which their symbols leave.
+fn order(sender: &mut Sender, now: Time) -> Vec<u8> {
+    let (mut order, mut out) = (Vec::new(), Vec::new());
+    while let Some(transmit) = sender.poll_transmit(now, &mut out) {
+        if transmit.kind == TransmitKind::Source {
+            order.push(out[DATAGRAM_HEADER_BYTES + SYMBOL_PREFIX_BYTES]);
+        }
+        out.clear();
+    }
+    order
+}
+
+#[test]
+fn an_awaited_record_passes_others_with_what_its_log_has_before_it() {
+    let (code, parameters) = no_code();
+    let now = Time::from_nanos(1000);
+    let config = SenderConfig { burst_datagrams_max: 100, ..small_sender() };
+    let mut sender = Sender::new(config, code, parameters, now).unwrap();
+    let record = |byte: u8| Bytes::from(vec![byte; 8]);
+    for number in 0..9 {
+        sender.send_lazily(now, Network::key(0, number), record(number as u8)).unwrap();
+    }
+    sender.send_lazily(now, Network::key(1, 0), record(10)).unwrap();
+    sender.send_lazily(now, Network::key(1, 1), record(11)).unwrap();
+    sender.send(now, Network::key(1, 2), record(12)).unwrap();
+    sender.send_lazily(now, Network::key(1, 3), record(13)).unwrap();
+    assert_eq!(order(&mut sender, now), [10, 11, 12, 0, 1, 2, 3, 4, 5, 6, 7, 8, 13]);
+    // The others are not starved.
+    let now = now + Duration::from_secs(1);
+    for number in 0..16 {
+        sender.send_lazily(now, Network::key(2, number), record(20)).unwrap();
+        sender.send(now, Network::key(3, number), record(30)).unwrap();
+    }
+    let order = order(&mut sender, now);
+    assert_eq!(order[..9], [30, 30, 30, 30, 30, 30, 30, 20, 30]);
+    assert_eq!(order.len(), 32);
 }
