@@ -11,8 +11,9 @@ export CXX = ccache clang++
 PARHELION = $(CARGO_TARGET_DIR)/release/parhelion
 REPORT ?= $(CACHE)/drill-report
 SECONDS ?= 60
+KILLS ?= 200
 
-.PHONY: run test fuzz build lint format bench setup clean
+.PHONY: run test kills fuzz build lint format bench setup clean
 
 ## Plays the main job: two sites, five mirroring modes, a disaster, and the truth about it.
 run: build
@@ -22,6 +23,10 @@ run: build
 test: build
 	cargo test --release --workspace --no-fail-fast
 	.ci/fuzz 5
+
+## Kills nodes of two sites under load, KILLS times, and looks for what was acknowledged. Takes minutes.
+kills: build
+	PARHELION_E2E_KILLS=$(KILLS) cargo test --release -p parhelion-e2e -- --ignored --nocapture kills
 
 ## Fuzzes each parser for SECONDS.
 fuzz: setup

@@ -93,6 +93,11 @@ impl FrameParser {
         let (body, payload) = envelope.split(message.slice(ENVELOPE_BYTES..))?;
         Ok(Some(Frame { envelope, body, payload }))
     }
+
+    /// Bytes held for what is yet to come.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.incoming.capacity()
+    }
 }
 
 impl FrameReader {
@@ -140,6 +145,11 @@ impl FrameBatch {
             self.chunks.push(self.small.split().freeze());
         }
         &mut self.chunks
+    }
+
+    /// What was added, in one piece.
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        self.chunks().concat()
     }
 }
 

@@ -21,6 +21,8 @@ mod answers;
 mod config;
 mod error;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listener;
 mod messages;
 mod mirror_gateway;

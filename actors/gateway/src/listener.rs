@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::config::SiteListenerConfig;
 use crate::error::{GatewayError, SiteError};
-use crate::frames::{FrameReader, FrameWriter};
+use crate::frames::{Frame, FrameReader, FrameWriter};
 use crate::mirror_gateway::MirrorGateway;
 use crate::mirror_service::{MirrorHold, MirrorOutbox};
 use crate::outbox::Outbox;
@@ -39,11 +39,12 @@ struct Shared {
 }
 
 /// What a storage node said of itself.
-struct Join {
-    site: u16,
-    node: NodeId,
-    duty: u8,
-    logs: Vec<LogId>,
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub(crate) site: u16,
+    pub(crate) node: NodeId,
+    pub(crate) duty: u8,
+    pub(crate) logs: Vec<LogId>,
 }
 
 /// Why a node that takes nothing is put out.
@@ -122,6 +123,22 @@ impl SiteListener {
     }
 }
 
+impl Join {
+    pub(crate) fn parse(frame: &Frame) -> Result<Self, WireError> {
+        let join = frame.read::<SiteJoinV1>()?;
+        let join = join.get();
+        if join.logs.len() > LOGS_MAX {
+            return Err(WireError::Long { what: "list of logs", bytes: join.logs.len(), max: LOGS_MAX });
+        }
+        Ok(Self {
+            site: join.site.to_native(),
+            node: NodeId(join.node.to_native()),
+            duty: join.duty,
+            logs: join.logs.iter().map(|log| LogId(log.to_native())).collect(),
+        })
+    }
+}
+
 impl Drop for SiteListener {
     fn drop(&mut self) {
         self.endpoint.close(CLOSE_DONE, b"the link node is stopping");
@@ -156,7 +173,7 @@ async fn serve_connection(connection: &Connection, shared: &Shared) -> Result<()
     let greeting = async {
         let (send, receive) = connection.accept_bi().await?;
         let mut reader = FrameReader::new(receive);
-        let join = read_join(&mut reader).await?;
+        let join = Join::parse(&reader.next().await?)?;
         Ok::<_, SiteError>((FrameWriter::new(send), reader, join))
     };
     let (mut writer, reader, join) = tokio::time::timeout(JOIN_MAX, greeting)
@@ -198,19 +215,4 @@ async fn serve_connection(connection: &Connection, shared: &Shared) -> Result<()
             duty_name(duty)
         ))),
     }
-}
-
-async fn read_join(reader: &mut FrameReader) -> Result<Join, SiteError> {
-    let frame = reader.next().await?;
-    let join = frame.read::<SiteJoinV1>()?;
-    let join = join.get();
-    if join.logs.len() > LOGS_MAX {
-        return Err(WireError::Long { what: "list of logs", bytes: join.logs.len(), max: LOGS_MAX }.into());
-    }
-    Ok(Join {
-        site: join.site.to_native(),
-        node: NodeId(join.node.to_native()),
-        duty: join.duty,
-        logs: join.logs.iter().map(|log| LogId(log.to_native())).collect(),
-    })
 }

@@ -16,6 +16,7 @@ use crate::frames::{Frame, FrameBatch};
 use crate::messages::{ITEMS_MAX, mark, parts, tail};
 
 /// What a mirror's storage node is told.
+#[derive(Debug)]
 pub(crate) enum ToMirror {
     Hello { site: SiteId, session: u64, number: u64 },
     Announced(Vec<Announcement>),
@@ -25,6 +26,7 @@ pub(crate) enum ToMirror {
 }
 
 /// What a mirror's storage node says.
+#[derive(Debug)]
 pub(crate) enum FromMirror {
     Answer { number: u64, answer: Answer },
     Progress { marks: Vec<LogMarkV1>, settled: u64 },

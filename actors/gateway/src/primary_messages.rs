@@ -17,6 +17,7 @@ use crate::frames::{Frame, FrameBatch};
 use crate::messages::{ITEMS_MAX, counts, mark, parts, tail};
 
 /// What a primary's storage node says.
+#[derive(Debug)]
 pub(crate) enum FromStorage {
     Announce { session: u64, announcements: Vec<(RecordKey, Announcement)> },
     Send { session: u64, key: RecordKey, record: Bytes, is_awaited: bool },
@@ -26,6 +27,7 @@ pub(crate) enum FromStorage {
 }
 
 /// What a primary's storage node is told.
+#[derive(Debug)]
 pub(crate) enum ToStorage {
     Event(LinkEvent),
     Telemetry(LinkTelemetry),

@@ -20,6 +20,7 @@ use parhelion_wire::link::LogMarkV1;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::answers::{AnswerBatches, Answered};
+use crate::deferred::DeferredWrites;
 use crate::mirroring::{MirroringLatency, PendingBytes};
 use crate::request::{
     Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, Relink, Request, Requests, SetChannel,
@@ -78,6 +79,8 @@ pub struct StorageActor {
     /// Primaries that wait for that, and for what is on its way to the disk, before they are welcomed.
     held_hellos: Vec<Token>,
     writes_pending: HashMap<LogId, u64>,
+    /// The way to the store.
+    writes: DeferredWrites,
     /// What the messages that came together have led to: to be handed on together.
     gathered: Gathered,
 }
@@ -136,6 +139,7 @@ impl StorageActor {
             rewinding: HashMap::new(),
             held_hellos: Vec::new(),
             writes_pending: HashMap::new(),
+            writes: DeferredWrites::new(config.store.clone()),
             gathered: Gathered::default(),
             config,
         }
@@ -235,10 +239,11 @@ impl StorageActor {
                 self.write(WriteRequest { record, opens_segment });
             }
             ReplicaEffect::Rewind { log, tail } => {
-                if let Err(error) = self.config.store.rewind(log, tail) {
+                if let Err(error) = self.writes.rewind(log, tail) {
                     tracing::error!(%log, %error, "log could not be cut back");
                 } else {
                     *self.rewinding.entry(log).or_default() += 1;
+                    self.writes_pending.remove(&log);
                 }
             }
             ReplicaEffect::Learned { log, name, request } => (self.config.learned)(log, name, request),
@@ -292,12 +297,8 @@ impl StorageActor {
 
     fn write(&mut self, request: WriteRequest) {
         let header = &request.record.header;
-        let (log, records) = (header.log, header.number + 1);
-        match self.config.store.append(request) {
-            Ok(()) => drop(self.writes_pending.insert(log, records)),
-            // Credits keep the queue below its limit, so only a store that has failed refuses.
-            Err(error) => tracing::error!(%log, %error, "record refused by the store"),
-        }
+        self.writes_pending.insert(header.log, header.number + 1);
+        self.writes.write(request);
     }
 
     /// Answers primaries that wait for a session, once this mirror's logs end where its disk says. Of a primary
@@ -395,13 +396,13 @@ impl StorageActor {
         }
     }
 
-    /// Bytes of records that a mirror holds behind gaps or has queued for the disk.
+    /// Bytes of records that a mirror holds behind gaps or has on their way to the disk.
     fn retained_bytes(&self) -> usize {
         let held = match &self.core {
             Core::Primary(_) => 0,
             Core::Mirror(replica) => replica.held_bytes(),
         };
-        held + self.config.store.queued_bytes()
+        held + self.writes.pending_bytes()
     }
 
     fn status(&self) -> SiteStatus {
@@ -542,6 +543,10 @@ impl Handler<FromStore> for StorageActor {
                 self.config.metrics.fsync.observe_duration(sync);
                 for durable in logs {
                     let (log, records, end) = (durable.log, durable.number + 1, durable.end);
+                    if self.rewinding.contains_key(&log) {
+                        // Of the history that is being cut off: nobody must vouch for it.
+                        continue;
+                    }
                     match self.core {
                         Core::Primary(_) => self.step(Input::Durable { log, records }, ctx),
                         Core::Mirror(_) => {
@@ -551,8 +556,8 @@ impl Handler<FromStore> for StorageActor {
                     }
                     self.durable(log, records);
                 }
-                self.config.pending.retained(self.retained_bytes());
             }
+            StoreEvent::Discarded => {}
             StoreEvent::Rewound { log, active, .. } => {
                 if let Some(count) = self.rewinding.get_mut(&log) {
                     *count -= 1;
@@ -566,10 +571,13 @@ impl Handler<FromStore> for StorageActor {
                     Core::Mirror(_) => self.step_mirror(ReplicaInput::WriteFailed { log, reason }),
                 }
                 // Nothing of it is on its way to the disk any more: neither a drain nor a primary waits for it.
+                self.writes.forget(log);
                 self.rewinding.remove(&log);
                 self.durable(log, u64::MAX);
             }
         }
+        self.writes.hand_on();
+        self.config.pending.retained(self.retained_bytes());
         self.welcome_held();
     }
 }
@@ -727,6 +735,9 @@ fn log_replica_event(event: &ReplicaEvent) {
         }
         ReplicaEvent::Rewound { log, from, to } => {
             tracing::warn!(%log, from, to, "the primary lost records in a crash; cutting the log back to what it has");
+        }
+        ReplicaEvent::Unlisted { log } => {
+            tracing::warn!(%log, "more appends are announced and missing than can be listed; a promotion will count them all");
         }
         ReplicaEvent::Malformed { reason } => tracing::error!(%reason, "bytes from the link are no record"),
         ReplicaEvent::WriteFailed { log, reason } => {

@@ -14,7 +14,7 @@ use crate::request::{Request, Requests};
 /// Where appends are handed to. Clones share it.
 #[derive(Clone)]
 pub struct RequestBatches {
-    storage: Addr<StorageActor>,
+    tell: Arc<dyn Fn(Vec<Request>) + Send + Sync>,
     waiting: Arc<Mutex<Vec<Request>>>,
 }
 
@@ -22,7 +22,11 @@ impl RequestBatches {
     /// Batches for this actor.
     #[must_use]
     pub fn new(storage: Addr<StorageActor>) -> Self {
-        Self { storage, waiting: Arc::default() }
+        Self::telling(move |batch| storage.do_send(Requests(batch)))
+    }
+
+    fn telling(tell: impl Fn(Vec<Request>) + Send + Sync + 'static) -> Self {
+        Self { tell: Arc::new(tell), waiting: Arc::default() }
     }
 
     /// Hands a request over, together with all that come before the current runtime has run what is ready. The
@@ -48,7 +52,7 @@ impl RequestBatches {
 
     fn hand_on(&self) {
         let batch = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        self.storage.do_send(Requests(batch));
+        (self.tell)(batch);
     }
 }
 
@@ -59,5 +63,48 @@ struct HandingOn(RequestBatches);
 impl Drop for HandingOn {
     fn drop(&mut self) {
         self.0.hand_on();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    fn batches() -> (RequestBatches, mpsc::UnboundedReceiver<usize>) {
+        let (told, sizes) = mpsc::unbounded_channel();
+        // A test that has seen enough drops its end.
+        let tell = move |batch: Vec<Request>| told.send(batch.len()).unwrap_or_default();
+        (RequestBatches::telling(tell), sizes)
+    }
+
+    fn request() -> Request {
+        Request::Status { answer: oneshot::channel().0 }
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_together_crosses_together() {
+        let (batches, mut sizes) = batches();
+        for _ in 0..5 {
+            let batches = batches.clone();
+            tokio::spawn(async move { batches.send(request()) });
+        }
+        assert_eq!(sizes.recv().await, Some(5));
+        batches.send(request());
+        assert_eq!(sizes.recv().await, Some(1));
+    }
+
+    #[test]
+    fn what_a_runtime_leaves_behind_is_handed_on() {
+        let (batches, mut sizes) = batches();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            batches.send(request());
+            batches.send(request());
+        });
+        assert!(sizes.try_recv().is_err());
+        drop(runtime);
+        assert_eq!(sizes.try_recv(), Ok(2));
     }
 }

@@ -5,6 +5,7 @@ mod actor;
 mod answers;
 mod batches;
 pub mod catalogue;
+mod deferred;
 mod mirroring;
 mod request;
 pub mod store;

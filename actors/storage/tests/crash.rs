@@ -81,6 +81,7 @@ fn append_for_ever(home: &Path, segment_bytes: u32) {
                 let (mut log, _) = logs.remove(&log).expect("a log fails once");
                 opened.store.append(log.next()).unwrap();
             }
+            StoreEvent::Discarded => {}
             other => panic!("{other:?}"),
         }
     }

@@ -80,8 +80,10 @@ pub struct Losses {
     pub behind_gap: u64,
     /// Of `total`, those whose cause is inferred and not known.
     pub inferred: u64,
-    /// Of `total`, those that no announcement named: a mirror that does not know what it lacks.
+    /// Of `total`, those that no announcement named, at least: a mirror that does not know what it lacks.
     pub unnamed: u64,
+    /// Of `total`, those of which that is not known: the mirror's list was cut short and may have named them.
+    pub unlisted: u64,
 }
 
 impl Losses {
@@ -118,9 +120,10 @@ impl Losses {
             on_wire += departed;
         }
 
-        let unlisted = findings.lost.iter().filter(|lost| !lost.named).count() as u64;
-        let unnamed = unlisted.saturating_sub(findings.missing_count.saturating_sub(findings.missing_listed));
-        Self { total, in_host, on_wire, behind_gap, inferred, unnamed }
+        let not_on_list = findings.lost.iter().filter(|lost| !lost.named).count() as u64;
+        // What the list leaves out may be these, or others that were never acknowledged.
+        let unlisted = not_on_list.min(findings.missing_count.saturating_sub(findings.missing_listed));
+        Self { total, in_host, on_wire, behind_gap, inferred, unnamed: not_on_list - unlisted, unlisted }
     }
 
     /// Adds the losses of another disaster.
@@ -133,6 +136,7 @@ impl Losses {
             behind_gap: self.behind_gap + other.behind_gap,
             inferred: self.inferred + other.inferred,
             unnamed: self.unnamed + other.unnamed,
+            unlisted: self.unlisted + other.unlisted,
         }
     }
 }
@@ -234,7 +238,7 @@ mod tests {
         let losses = Losses::of(&findings, Departure { until_sent_nanos: 105, in_order: true });
         assert_eq!(
             losses,
-            Losses { total: 10, in_host: 4, on_wire: 1, behind_gap: 5, inferred: 10, unnamed: 0 }
+            Losses { total: 10, in_host: 4, on_wire: 1, behind_gap: 5, inferred: 10, ..Losses::default() }
         );
     }
 
@@ -265,7 +269,7 @@ mod tests {
         let losses = Losses::of(&findings, until(106));
         assert_eq!(
             losses,
-            Losses { total: 10, in_host: 3, on_wire: 3, behind_gap: 4, inferred: 5, unnamed: 0 }
+            Losses { total: 10, in_host: 3, on_wire: 3, behind_gap: 4, inferred: 5, ..Losses::default() }
         );
     }
 
@@ -283,16 +287,17 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_losses_are_counted_unless_the_list_was_too_short() {
+    fn losses_beyond_a_list_that_was_cut_are_neither_named_nor_unnamed() {
         let mut findings =
             Findings { lost: local(0..5), missing_count: 3, missing_listed: 3, ..Findings::default() };
         findings.lost[3].named = false;
         findings.lost[4].named = false;
-        assert_eq!(Losses::of(&findings, until(0)).unnamed, 2);
-        findings.missing_count = 4;
-        assert_eq!(Losses::of(&findings, until(0)).unnamed, 1);
-        findings.missing_count = 50;
-        assert_eq!(Losses::of(&findings, until(0)).unnamed, 0);
+        let mut verdict = |missing_count| {
+            findings.missing_count = missing_count;
+            let losses = Losses::of(&findings, until(0));
+            (losses.unnamed, losses.unlisted)
+        };
+        assert_eq!([3, 4, 50].map(&mut verdict), [(2, 0), (1, 1), (0, 2)]);
     }
 
     proptest! {

@@ -214,10 +214,9 @@ fn node_settings(options: &DrillOptions, mode: Mode, tls: &Path) -> Vec<(&'stati
         ("telemetry.log", "warn".to_owned()),
     ];
     if mode.has_code() {
+        // Also where there are none: parameters from elsewhere, such as the environment, are for another code.
         settings.push(("link.code", options.code.clone()));
-        if !options.parameters.is_empty() {
-            settings.push(("link.parameters", options.parameters.clone()));
-        }
+        settings.push(("link.parameters", options.parameters.clone()));
     }
     settings
 }
@@ -271,6 +270,11 @@ mod tests {
         assert_eq!(get(Mode::NetworkSync, "link.transport").as_deref(), Some("quic"));
         assert_eq!(get(Mode::NetworkSync, "link.parameters").as_deref(), Some("r=8"));
         assert_eq!(get(Mode::NetworkSync, "link.rate").as_deref(), Some("300000000bit"));
+        // A bare name means the code's own defaults, whatever a node would take otherwise.
+        let options = DrillOptions { code: "reed-solomon".to_owned(), ..DrillOptions::default() };
+        let settings = node_settings(&options, Mode::NetworkSync, Path::new("tls"));
+        let given = |key| settings.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_str());
+        assert_eq!((given("link.code"), given("link.parameters")), (Some("reed-solomon"), Some("")));
         // What is promised rests on what the estimator measured, not on what the drill is about to do.
         assert_eq!(get(Mode::NetworkSync, "risk.assumed_loss"), None);
     }

@@ -98,6 +98,13 @@ impl Disaster<'_> {
         if result.lost.unnamed > 0 && counters.a_to_b.timeliness.late > 0 {
             result.notes.push(UNNAMED_BY_LATENESS.to_owned());
         }
+        if result.lost.unlisted > 0 {
+            result.notes.push(format!(
+                "the mirror lacks {} announced appends and its list holds the first {}: whether {} of the losses were \
+                 announced is not known; drill again with fewer --seconds or a lower --rate",
+                findings.missing_count, findings.missing_listed, result.lost.unlisted
+            ));
+        }
         Ok(result)
     }
 

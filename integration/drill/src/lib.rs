@@ -47,7 +47,7 @@ pub use error::DrillError;
 pub use html::write_report;
 pub use input::{INPUT_BYTES_MAX, Input};
 pub use mode::{Mode, UnknownMode};
-pub use options::{DrillOptions, Form, LinkOptions};
+pub use options::{DrillOptions, Form, LinkOptions, UnknownForm};
 pub use process::Process;
 pub use promise::{Outcome, PromiseTest};
 pub use report::{DrillReport, ModeSummary, RunResult, SCHEMA};

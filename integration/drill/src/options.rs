@@ -1,6 +1,7 @@
 //! What a drill is asked to do.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use parhelion_types::Risk;
@@ -86,6 +87,24 @@ pub enum Form {
     Packet,
     /// A relay of ports on this host. It cannot lose segments of a TCP connection.
     Relay,
+}
+
+/// A word that names no form.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown form {0:?}; give auto, packet or relay")]
+pub struct UnknownForm(String);
+
+impl FromStr for Form {
+    type Err = UnknownForm;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "packet" => Ok(Self::Packet),
+            "relay" => Ok(Self::Relay),
+            other => Err(UnknownForm(other.to_owned())),
+        }
+    }
 }
 
 impl Default for DrillOptions {
@@ -220,6 +239,16 @@ mod tests {
         let json = serde_json::to_string(&options).unwrap();
         assert!(json.contains(r#""one_way_seconds":0.05"#), "{json}");
         assert_eq!(serde_json::from_str::<DrillOptions>(&json).unwrap(), options);
+    }
+
+    #[test]
+    fn forms_are_read_as_they_are_written() {
+        for form in [Form::Auto, Form::Packet, Form::Relay] {
+            let json = serde_json::to_string(&form).unwrap();
+            assert_eq!(json.trim_matches('"').parse(), Ok(form));
+        }
+        let error = "tunnel".parse::<Form>().unwrap_err().to_string();
+        assert_eq!(error, "unknown form \"tunnel\"; give auto, packet or relay");
     }
 
     #[test]

@@ -297,7 +297,10 @@ const ROWS: &[(&str, Figure)] = &[
     ("  lost on the wire", |row| row.lost.on_wire.to_string()),
     ("  blocked behind a gap", |row| row.lost.behind_gap.to_string()),
     ("  (cause inferred)", |row| row.lost.inferred.to_string()),
-    ("lost and not announced", |row| row.lost.unnamed.to_string()),
+    ("lost and not announced", |row| match row.lost {
+        Losses { unnamed, unlisted: 0, .. } => unnamed.to_string(),
+        Losses { unnamed, unlisted, .. } => format!("{unnamed} to {}", unnamed + unlisted),
+    }),
     ("altered at the mirror", |row| row.altered.to_string()),
     ("highest risk promised", |row| number(row.risk_highest)),
     ("mean risk promised", |row| number(row.risk_mean)),
@@ -393,7 +396,7 @@ pub(crate) mod tests {
                 on_wire: lost - lost / 2 - lost / 8,
                 behind_gap: lost / 8,
                 inferred: lost / 2,
-                unnamed: 0,
+                ..Losses::default()
             },
             altered: 0,
             read_back: 100,
@@ -465,6 +468,9 @@ pub(crate) mod tests {
         assert!(report.table().contains("REFUTED"));
         assert!(!sample_report().is_faulty());
         let mut run = sample_run(Mode::LocalSync, 0);
+        run.lost.unlisted = 7;
+        let report = DrillReport::new(DrillOptions::default(), Form::Relay, vec![run.clone()]);
+        assert!(!report.is_faulty() && report.table().contains("0 to 7"), "{}", report.table());
         run.lost.unnamed = 1;
         assert!(DrillReport::new(DrillOptions::default(), Form::Relay, vec![run]).is_faulty());
     }

@@ -12,6 +12,9 @@
 //! PARHELION_E2E_KILLS=200 cargo test --release -p parhelion-e2e -- --ignored --nocapture kills
 //! ```
 //!
+//! Tests that need a namespace or a disk of their own are skipped where the system does not allow one, and say so
+//! ([`skip`]). With `PARHELION_SKIP_NOTHING=1` they fail instead: set it on a machine that surely has them.
+//!
 //! Everything here panics when it fails, with what the processes said: it has no caller but tests.
 
 mod binary;
@@ -21,6 +24,7 @@ mod node;
 mod pair;
 mod payload;
 mod ports;
+mod skip;
 mod surroundings;
 mod tool;
 mod wait;
@@ -32,6 +36,7 @@ pub use node::{LinkAddresses, Node, NodeSpec, Ready};
 pub use pair::{At, Pair, PairOptions, Site, client};
 pub use payload::{payload, request_id, seed};
 pub use ports::Ports;
+pub use skip::skip;
 pub use surroundings::{Disk, Surroundings};
 pub use tool::{Outcome, Tool};
 pub use wait::{eventually, poll};

@@ -8,6 +8,7 @@ mod http;
 mod log;
 mod parameters;
 mod settings;
+mod site;
 
 /// One kind of bytes from outside, and what they are given to.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "bulk", run: bulk::run, seeds: bulk::seeds },
     Target { name: "certificates", run: certificates::run, seeds: certificates::seeds },
     Target { name: "client", run: client::run, seeds: client::seeds },
@@ -30,4 +31,5 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "log", run: log::run, seeds: log::seeds },
     Target { name: "parameters", run: parameters::run, seeds: parameters::seeds },
     Target { name: "settings", run: settings::run, seeds: settings::seeds },
+    Target { name: "site", run: site::run, seeds: site::seeds },
 ];

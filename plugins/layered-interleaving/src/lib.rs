@@ -20,10 +20,11 @@
 //!   alone, so a flush only splits groups and the even rhythm goes on behind it.
 //! - *Delayed repairs* (`delayed`, on by default). A repair leaves one interleave after its last symbol. A
 //!   burst that swallows a group's last symbol cannot swallow its repair as well; without the delay, bursts
-//!   of 10 to 137 packets cost 0.4 to 9 % of their packets. Full coverage takes one interleave longer, but the
-//!   risk behind an acknowledgement is computed from the repairs that have left, so the delay is paid
-//!   where it buys something; a flush cuts it short.
-//! - *Relatively prime interleaves* (1, 11, 101 by default). Two source symbols then share at most one XOR,
+//!   of 101 to 140 packets cost 0.4 to 3 % of their packets, with it none at 371 places that were tried
+//!   (default parameters). Full coverage takes one interleave longer, but the risk behind an acknowledgement
+//!   is computed from the repairs that have left, so the delay is paid where it buys something; a flush cuts
+//!   it short.
+//! - *Relatively prime interleaves* (1, 23, 101 by default). Two source symbols then share at most one XOR,
 //!   without which the guarantee on losses would not hold: 1, 20, 40 leaves ten times the residual loss.
 //!
 //! # Guarantee
@@ -36,7 +37,7 @@
 //! - With `delayed=1`, while symbols keep coming: any burst of as many consecutive source symbols as the
 //!   widest interleave, with all repairs sent between them, is rebuilt by the widest layer alone.
 //! - Both hold for one such event within the decoder's window. Beyond them recovery is likely, not certain: at
-//!   1 % independent loss, none of 59 728 lost symbols stayed lost with the default parameters.
+//!   1 % independent loss, none of 60 528 lost symbols stayed lost with the default parameters.
 //! - After a flush the first promise stands; the second does not, since the repairs left at once.
 
 mod decoder;
@@ -72,7 +73,7 @@ const INTERLEAVES: Parameter = Parameter {
     min: 1,
     max: 16_384,
     values_max: 8,
-    default: &[1, 11, 101],
+    default: &[1, 23, 101],
 };
 
 const DELAYED: Parameter = Parameter {

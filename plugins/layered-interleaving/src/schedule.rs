@@ -107,9 +107,9 @@ mod tests {
 
     #[test]
     fn the_first_layer_starts_with_a_whole_group() {
-        let layers = Schedule::layers(8, &[1, 11, 101]);
+        let layers = Schedule::layers(8, &[1, 23, 101]);
         assert_eq!(layers[0].remaining(0), 7);
-        let ends = |layer: usize| (0..8 * 11 * 101).find(|&id| layers[layer].remaining(id) == 0).unwrap();
+        let ends = |layer: usize| (0..8 * 23 * 101).find(|&id| layers[layer].remaining(id) == 0).unwrap();
         assert_eq!([ends(0) % 8, ends(1) % 8, ends(2) % 8], [7, 1, 4], "layers are out of phase");
     }
 }

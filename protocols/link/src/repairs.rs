@@ -149,5 +149,5 @@ impl RepairSink for Flushing<'_> {
     }
 }
 
-/// A flush of the default code, (1, 11, 101) interleaves, fires at most 113 symbols.
+/// A flush of the default code, (1, 23, 101) interleaves, fires at most 125 symbols.
 const SPARE_MAX: usize = 128;

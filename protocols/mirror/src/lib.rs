@@ -17,6 +17,7 @@
 //!
 //! Only `mirrored` may fall, when a mirror comes back with less than it had confirmed: it lost its disk.
 
+mod announced;
 mod directory;
 mod feed;
 mod input;

@@ -8,11 +8,8 @@ use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, Reque
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
+use crate::announced::{Announced, Kept};
 use crate::input::{PrimaryLog, Token};
-
-/// Most announcements kept of appends that are not here; the oldest logs' entries go first. A promise of
-/// an exact list of losses holds for up to this many.
-const ANNOUNCED_MAX: usize = 4 << 20;
 
 /// Request ids remembered per log, for the time after a promotion.
 const REQUESTS_MAX: usize = 65_536;
@@ -131,6 +128,11 @@ pub enum ReplicaEvent {
         /// Records there are.
         to: u64,
     },
+    /// More of the log's announcements came than are kept: a promotion will count all, and list the newest.
+    Unlisted {
+        /// The log.
+        log: LogId,
+    },
     /// Bytes that are no record, though the link vouched for them.
     Malformed {
         /// What is wrong with them.
@@ -165,6 +167,8 @@ pub struct Promotion {
     pub logs: usize,
     /// Appends that were announced and cannot be shown, in log order.
     pub missing: Vec<Announcement>,
+    /// How many more there are, older than those listed of their log: the list is bounded.
+    pub unlisted: u64,
     /// Those of them that are here but lie behind a gap.
     pub behind_gap: Vec<Gap>,
 }
@@ -212,7 +216,7 @@ pub struct ReplicaLog {
 pub struct Replica {
     epoch: Epoch,
     logs: BTreeMap<LogId, Log>,
-    announced: BTreeMap<(LogId, LogAddress), Announcement>,
+    announced: Announced,
 }
 
 #[derive(Debug)]
@@ -249,7 +253,7 @@ impl Replica {
             };
             (log.log, recovered)
         });
-        Self { epoch, logs: logs.collect(), announced: BTreeMap::new() }
+        Self { epoch, logs: logs.collect(), announced: Announced::default() }
     }
 
     /// State of every log, in order of their numbers.
@@ -263,7 +267,7 @@ impl Replica {
             durable: log.durable,
             end: log.tail.next_address(),
             held: log.held.len(),
-            announced: self.announced.range(log_range(id)).count(),
+            announced: self.announced.count(id),
             newest: log.newest,
             freed: log.active.freed(),
             refusal: log.refusal.as_ref().map(|refusal| refusal.error().clone()),
@@ -317,7 +321,7 @@ impl Replica {
                 }
                 effects.push(ReplicaEffect::Welcome { token, marks: Ok(self.marks()) });
             }
-            ReplicaInput::Announced(batch) => self.announced(batch),
+            ReplicaInput::Announced(batch) => self.announced(batch, effects),
             ReplicaInput::Records(records) => {
                 let mut touched = BTreeSet::new();
                 for bytes in records {
@@ -344,6 +348,7 @@ impl Replica {
                     ));
                     state.refuse(log, Refusal::Unwritable(error), effects);
                 }
+                self.trim_announced(log, effects);
                 effects.push(ReplicaEffect::Event(ReplicaEvent::WriteFailed { log, reason }));
             }
             ReplicaInput::Rewind(tails) => {
@@ -367,18 +372,23 @@ impl Replica {
         self.logs.iter().map(|(&id, log)| log.mark(id)).collect()
     }
 
-    fn announced(&mut self, batch: Vec<Announcement>) {
+    fn announced(&mut self, batch: Vec<Announcement>, effects: &mut Vec<ReplicaEffect>) {
         for announcement in batch {
-            let applied = self
-                .logs
-                .get(&announcement.log)
-                .is_some_and(|log| announcement.address < log.tail.next_address());
-            if !applied {
-                self.announced.insert((announcement.log, announcement.address), announcement);
+            let id = announcement.log;
+            let log = self.logs.get(&id);
+            if log.is_some_and(|log| announcement.address < log.tail.next_address()) {
+                continue;
             }
+            let is_refused = log.is_some_and(|log| log.refusal.is_some());
+            let overflowing = self.announced.insert(announcement, Kept::of(is_refused));
+            effects.extend(overflowing.map(|log| ReplicaEffect::Event(ReplicaEvent::Unlisted { log })));
         }
-        while self.announced.len() > ANNOUNCED_MAX {
-            self.announced.pop_first();
+    }
+
+    /// Keeps fewer announcements of a log that is refused now.
+    fn trim_announced(&mut self, id: LogId, effects: &mut Vec<ReplicaEffect>) {
+        if self.logs.get(&id).is_some_and(|log| log.refusal.is_some()) && self.announced.trim(id) {
+            effects.push(ReplicaEffect::Event(ReplicaEvent::Unlisted { log: id }));
         }
     }
 
@@ -424,13 +434,8 @@ impl Replica {
                 }
             }
         }
-        let end = log.tail.next_address();
-        while let Some((&key, _)) = self.announced.range(log_range(id)).next() {
-            if key.1 >= end {
-                break;
-            }
-            self.announced.remove(&key);
-        }
+        self.announced.applied(id, log.tail.next_address());
+        self.trim_announced(id, effects);
     }
 
     fn rewind(&mut self, tail: &LogTailV1, effects: &mut Vec<ReplicaEffect>) {
@@ -449,6 +454,7 @@ impl Replica {
         log.requests.retain(|&(_, number, _)| number < tail.records);
         log.drop_held();
         log.refusal = None;
+        self.announced.rewound(id);
         effects.push(ReplicaEffect::Rewind { log: id, tail: log.tail });
         effects.push(ReplicaEffect::Event(ReplicaEvent::Rewound { log: id, from, to: tail.records }));
     }
@@ -474,7 +480,8 @@ impl Replica {
         Promotion {
             epoch: highest.max(self.epoch).next(),
             logs: self.logs.values().filter(|log| log.tail.next_number() > 0).count(),
-            missing: self.announced.values().copied().collect(),
+            missing: self.announced.iter().copied().collect(),
+            unlisted: self.announced.unlisted(),
             behind_gap,
         }
     }
@@ -569,8 +576,4 @@ impl Refusal {
         let (Self::Damaged(error) | Self::Unwritable(error) | Self::Diverged(error)) = self;
         error
     }
-}
-
-fn log_range(id: LogId) -> std::ops::RangeInclusive<(LogId, LogAddress)> {
-    (id, LogAddress::default())..=(id, LogAddress::new(u32::MAX, u32::MAX))
 }

@@ -244,6 +244,42 @@ fn a_damaged_log_is_not_mirrored_and_the_others_are() {
 }
 
 #[test]
+fn what_is_announced_of_a_refused_log_is_bounded_and_counted() {
+    let (all, tail) = records(3);
+    let damage = Error::new(ErrorKind::Corrupt, "log 3 is damaged");
+    let mut replica = Replica::new(Epoch(0), vec![recovered(tail, Some(damage))]);
+    // A log with a lower number, to which a bound on all logs would come first.
+    let healthy = Announcement { log: LogId(1), ..announcement(&all[2]) };
+    assert!(step(&mut replica, ReplicaInput::Announced(vec![healthy])).is_empty());
+    let end = tail.next_address();
+    let lost = |n: u32| {
+        let address = LogAddress::new(1 + n / 1000, 4096 + n % 1000 * 8);
+        assert!(address > end);
+        Announcement { address, ..announcement(&all[2]) }
+    };
+    let told = (0..100_000).step_by(50).flat_map(|first| {
+        // Each comes twice, and the copies come late.
+        let batch = || (first..first + 50).map(lost).collect();
+        let mut effects = step(&mut replica, ReplicaInput::Announced(batch()));
+        effects.extend(step(&mut replica, ReplicaInput::Announced(batch())));
+        effects
+    });
+    let told: Vec<ReplicaEffect> = told.collect();
+    assert!(
+        matches!(told[..], [ReplicaEffect::Event(ReplicaEvent::Unlisted { log: LOG })]),
+        "{} effects",
+        told.len()
+    );
+    assert_eq!(replica.logs().next().unwrap().announced, 100_000);
+    let effects = step(&mut replica, ReplicaInput::Promote { token: 1, dry_run: true });
+    let [ReplicaEffect::Promoted { promotion, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(promotion.missing.len() as u64 + promotion.unlisted, 100_001);
+    assert_eq!(promotion.missing.len(), 65_536 + 1);
+    assert_eq!(promotion.missing[0], healthy);
+    assert_eq!(promotion.missing.last(), Some(&lost(99_999)));
+}
+
+#[test]
 fn a_log_that_cannot_be_written_is_refused_and_holds_no_memory() {
     let (all, _) = records(5);
     let mut replica = Replica::new(Epoch(0), Vec::new());

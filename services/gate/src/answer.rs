@@ -23,8 +23,8 @@ use crate::question::read;
 pub const LOGS_PAGE: usize = 1024;
 /// Most entries in one answer.
 pub const ENTRIES_PAGE: usize = 16_384;
-/// Most missing appends that are named one by one.
-pub const MISSING_MAX: usize = 10_000;
+/// Most missing appends that are named one by one: as many as a message holds.
+pub const MISSING_MAX: usize = (MESSAGE_BYTES_MAX - REST_BYTES) / size_of::<ArchivedMissingV1>();
 
 /// Who is meant when an answer cannot be read.
 const NODE: &str = "the node's answer";
@@ -35,6 +35,7 @@ const _: () = assert!(
 );
 const _: () = assert!(ENTRIES_PAGE * size_of::<ArchivedEntryV1>() + REST_BYTES <= MESSAGE_BYTES_MAX);
 const _: () = assert!(MISSING_MAX * size_of::<ArchivedMissingV1>() + REST_BYTES <= MESSAGE_BYTES_MAX);
+const _: () = assert!(MISSING_MAX > 29_000);
 
 /// One answer of a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -463,6 +464,23 @@ mod tests {
         let Ok(Answer::Entries(stretch)) = parse(&head, payload) else { panic!("no entries") };
         assert_eq!(stretch.entries.len(), ENTRIES_PAGE);
         assert_eq!(stretch.next, LogAddress::new(1, ENTRIES_PAGE as u32));
+
+        let missing = |offset| Missing {
+            log: LogId(1),
+            address: LogAddress::new(1, offset),
+            length: 2,
+            digest: 3,
+            request: RequestId(4 << 80),
+        };
+        let promotion = Promotion {
+            missing: (0..MISSING_MAX as u32 + 5).map(missing).collect(),
+            missing_count: MISSING_MAX as u64 + 5,
+            ..Promotion::default()
+        };
+        let (head, payload) = Answer::Promoted(promotion).to_frame(1).unwrap();
+        let Ok(Answer::Promoted(found)) = parse(&head, payload) else { panic!("no promotion") };
+        assert_eq!((found.missing.len(), found.missing_count), (MISSING_MAX, MISSING_MAX as u64 + 5));
+        assert_eq!(found.missing.last(), Some(&missing(MISSING_MAX as u32 - 1)));
 
         let long = Answer::Status(serde_json::Value::String("x".repeat(MESSAGE_BYTES_MAX)));
         assert_eq!(long.to_frame(1).unwrap_err().kind(), ErrorKind::Internal);

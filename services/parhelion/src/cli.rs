@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use parhelion_drill::{Form, Mode, UnknownMode};
 use parhelion_types::{Degrade, Durability, LogAddress, LogId, RequestId, Risk};
 
 use crate::settings::Profile;
@@ -268,8 +269,8 @@ pub struct DrillArgs {
     #[arg(long, value_name = "DIR")]
     pub input: Option<PathBuf>,
     /// Modes to play: all, or some of local-sync, local-sync+fec, network-sync, remote-sync, remote-sync+fec.
-    #[arg(long, value_delimiter = ',', default_value = "all")]
-    pub modes: Vec<String>,
+    #[arg(long, value_delimiter = ',', value_parser = ModeWord::parse, default_value = "all")]
+    pub modes: Vec<ModeWord>,
     /// One-way delay of the link.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "50ms")]
     pub one_way: Duration,
@@ -311,7 +312,7 @@ pub struct DrillArgs {
     pub seed: u64,
     /// Form of the emulated link: auto, packet (network namespaces) or relay (user space).
     #[arg(long, default_value = "auto")]
-    pub form: String,
+    pub form: Form,
     /// A setting of both nodes, such as risk.model=iid-bound. May be given several times.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
@@ -324,6 +325,16 @@ pub struct DrillArgs {
     /// Keeps the sites' data and logs.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+}
+
+/// A word of `--modes`: one mode, or all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModeWord(pub Vec<Mode>);
+
+impl ModeWord {
+    fn parse(word: &str) -> Result<Self, UnknownMode> {
+        Mode::parse_list(word).map(Self)
+    }
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {

@@ -6,7 +6,7 @@ mod mirror;
 
 use std::time::Duration;
 
-use parhelion_drill::{DrillOptions, Form, LinkOptions, Mode};
+use parhelion_drill::{DrillError, DrillOptions, LinkOptions, Mode};
 use parhelion_gate::pki::{self, InitOptions};
 use parhelion_types::SiteId;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::cli::{
     AppendArgs, Command, ConfigCommand, DrillArgs, LinkCommand, LogCommand, MirrorCommand, PkiCommand,
     ServerArgs, SettingsArgs,
 };
+use crate::drivers;
 use crate::output::{Exit, Failure, print_json, print_table, say};
 use crate::settings::{self, Layered};
 
@@ -71,7 +72,9 @@ pub fn config(command: ConfigCommand) -> Result<(), Failure> {
             }
         }
         ConfigCommand::Check { settings } => {
-            load(&settings)?.settings.check().map_err(Failure::new)?;
+            let settings = load(&settings)?.settings;
+            settings.check().map_err(Failure::new)?;
+            drivers::check(&settings)?;
             say!("the settings are usable");
         }
     }
@@ -95,6 +98,7 @@ pub fn pki(command: PkiCommand) -> Result<(), Failure> {
 /// `parhelion drill`
 pub fn drill(arguments: DrillArgs) -> Result<Exit, Failure> {
     let json_file = arguments.json.clone();
+    let options = drill_options(arguments)?;
     if let Some(path) = &json_file {
         // A drill takes minutes: a file that cannot be written is better found before it.
         let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
@@ -102,7 +106,10 @@ pub fn drill(arguments: DrillArgs) -> Result<Exit, Failure> {
             Failure::new(format!("--json {}: {error}; name a file that can be written", path.display()))
         })?;
     }
-    let report = parhelion_drill::run(drill_options(arguments)?).map_err(Failure::new)?;
+    let report = parhelion_drill::run(options).map_err(|error| match error {
+        DrillError::Option { .. } => wrong_command_line(error),
+        error => Failure::new(error),
+    })?;
     say!("{}", report.table());
     if let Some(path) = json_file {
         std::fs::write(&path, report.to_json())
@@ -111,13 +118,18 @@ pub fn drill(arguments: DrillArgs) -> Result<Exit, Failure> {
     Ok(if report.is_faulty() { Exit::Found } else { Exit::Done })
 }
 
+/// What clap cannot check by itself ends as what it can.
+fn wrong_command_line(message: impl std::fmt::Display) -> Failure {
+    let mut failure = Failure::new(message);
+    failure.exit = Exit::Usage;
+    failure
+}
+
 fn drill_options(arguments: DrillArgs) -> Result<DrillOptions, Failure> {
     let defaults = DrillOptions::default();
-    let modes = if arguments.modes.iter().any(|mode| mode == "all") {
-        Mode::ALL.to_vec()
-    } else {
-        arguments.modes.iter().map(|mode| mode.parse()).collect::<Result<_, _>>().map_err(Failure::new)?
-    };
+    let mut modes: Vec<Mode> = arguments.modes.into_iter().flat_map(|word| word.0).collect();
+    modes.sort_unstable();
+    modes.dedup();
     let (code, parameters) = match &arguments.code {
         Some(code) => {
             let (name, parameters) = code.split_once(' ').unwrap_or((code, ""));
@@ -125,14 +137,8 @@ fn drill_options(arguments: DrillArgs) -> Result<DrillOptions, Failure> {
         }
         None => (defaults.code.clone(), defaults.parameters.clone()),
     };
-    let form = match arguments.form.as_str() {
-        "auto" => Form::Auto,
-        "packet" => Form::Packet,
-        "relay" => Form::Relay,
-        other => return Err(Failure::new(format!("unknown form {other:?}; give auto, packet or relay"))),
-    };
     let count = |what: &str, value: u64| {
-        u32::try_from(value).map_err(|_| Failure::new(format!("{what} {value} is too large")))
+        u32::try_from(value).map_err(|_| wrong_command_line(format!("{what} {value} is too large")))
     };
     Ok(DrillOptions {
         input: arguments.input,
@@ -150,11 +156,11 @@ fn drill_options(arguments: DrillArgs) -> Result<DrillOptions, Failure> {
         append_bytes: count("--append-bytes", arguments.append_bytes.as_u64())?,
         warm_up: arguments.warm_up,
         duration: Duration::try_from_secs_f64(arguments.seconds)
-            .map_err(|error| Failure::new(format!("--seconds {}: {error}", arguments.seconds)))?,
+            .map_err(|error| wrong_command_line(format!("--seconds {}: {error}", arguments.seconds)))?,
         max_risk: arguments.max_risk.probability(),
         repeat: count("--repeat", arguments.repeat as u64)?,
         seed: arguments.seed,
-        form,
+        form: arguments.form,
         report: arguments.report,
         keep: arguments.keep,
         settings: arguments.set,

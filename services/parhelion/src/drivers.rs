@@ -9,13 +9,50 @@ use parhelion_gateway::{SiteLinkConfig, SiteListenerConfig};
 use parhelion_link_driver::{
     CodeLookup, Congestion, LaneConfig, MirrorConfig, PeerCheck, PrimaryConfig, Transport,
 };
-use parhelion_plugin::Parameters;
+use parhelion_plugin::{ErasureCode, Parameters};
 use parhelion_plugin_host::Catalogue as Plugins;
+use parhelion_risk::Assumption;
 use parhelion_types::{NodeId, Role, SiteId};
 use serde_json::{Map, Value, json};
 
 use crate::output::Failure;
 use crate::settings::{self, Settings};
+
+/// Whether codes and models can be made of the settings, whatever part of them this node uses: a name that names
+/// nothing is a mistake at every node. Opens nothing.
+pub fn check(settings: &Settings) -> Result<(), Failure> {
+    let plugins = Plugins::built_in();
+    code(settings, &plugins)?;
+    plugins.model(&settings.risk.model).map_err(|error| Failure::new(format!("risk.model: {error}")))?;
+    assumption(settings).map(drop)
+}
+
+/// What is assumed of the link at least.
+pub fn assumption(settings: &Settings) -> Result<Assumption, Failure> {
+    let risk = &settings.risk;
+    Assumption::new(risk.assumed_loss, risk.assumed_burst, risk.confidence)
+        .map_err(|error| Failure::new(format!("risk settings: {error}")))
+}
+
+/// The code of the settings with all its parameters. Those that are not given are filled in here, so that the mirror
+/// is told them and does not depend on the defaults of its own release.
+fn code(settings: &Settings, plugins: &Plugins) -> Result<(Arc<dyn ErasureCode>, Parameters), Failure> {
+    let link = &settings.link;
+    let code = plugins.code(&link.code).map_err(|error| Failure::new(format!("link.code: {error}")))?;
+    let unusable = |error: &dyn std::fmt::Display| {
+        Failure::new(format!(
+            "link.parameters is {:?}, for link.code {:?}: {error}",
+            link.parameters, link.code
+        ))
+    };
+    let given: Parameters = link.parameters.parse().map_err(|error| unusable(&error))?;
+    code.structure(&given).map_err(|error| unusable(&error))?;
+    let all = code
+        .parameters()
+        .iter()
+        .fold(Parameters::new(), |all, parameter| all.with(parameter.name, &given.values(parameter)));
+    Ok((code, all))
+}
 
 /// Settings of the driver at a primary site.
 pub fn primary(
@@ -29,11 +66,7 @@ pub fn primary(
             |_| Failure::new(format!("setting {key} is {text:?}: give an address such as 192.0.2.7:7411"));
         text.parse::<SocketAddr>().map_err(wrong)
     };
-    // Unknown codes and parameters are found before anything starts.
-    let code = plugins.code(&link.code).map_err(Failure::new)?;
-    let unusable = |error: &dyn std::fmt::Display| Failure::new(format!("link.parameters: {error}"));
-    let parameters: Parameters = link.parameters.parse().map_err(|error| unusable(&error))?;
-    code.structure(&parameters).map_err(|error| unusable(&error))?;
+    let (_, parameters) = code(settings, &plugins)?;
     let tls = Arc::new(identity.client_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
     let critical = address("link.peer_critical", &link.peer_critical)?;
     let defaults = PrimaryConfig::new(
@@ -60,7 +93,7 @@ pub fn primary(
             settings::Congestion::Cubic => Congestion::Cubic,
         },
         code: link.code.clone(),
-        parameters: link.parameters.clone(),
+        parameters: parameters.to_string(),
         lane: lane_config(settings),
         rate_bytes_per_second: (link.rate.bytes_per_second() as f64 * link.share) as u64,
         buffer_bytes_max: buffer(settings),
@@ -158,4 +191,59 @@ fn peer_check() -> PeerCheck {
 
 fn code_lookup(plugins: Arc<Plugins>) -> CodeLookup {
     Arc::new(move |name| plugins.code(name).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Profile;
+
+    fn with(set: &[&str]) -> Settings {
+        let set: Vec<String> = set.iter().map(|&word| word.to_owned()).collect();
+        settings::load(Profile::Primary, None, None, &set).unwrap().settings
+    }
+
+    #[test]
+    fn every_code_starts_by_its_bare_name() {
+        let plugins = Plugins::built_in();
+        for known in plugins.codes() {
+            let settings = with(&[&format!("link.code={}", known.name())]);
+            check(&settings).unwrap_or_else(|failure| panic!("{failure:?}"));
+            let (code, parameters) = code(&settings, &plugins).unwrap();
+            assert_eq!(code.name(), known.name());
+            // What goes on the wire says all, and means what the bare name means.
+            assert_eq!(parameters.iter().count(), code.parameters().len());
+            let structure = code.structure(&parameters).unwrap();
+            assert_eq!(structure, code.structure(&Parameters::new()).unwrap());
+            code.encoder(&parameters, 1400).unwrap();
+            code.decoder(&parameters, 1400).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_default_code_is_the_documented_one() {
+        let (code, parameters) = code(&with(&[]), &Plugins::built_in()).unwrap();
+        assert_eq!(code.name(), "layered-interleaving");
+        assert_eq!(parameters.to_string(), "delayed=1 interleaves=1:23:101 r=8");
+        let (_, parameters) = super::code(&with(&["link.parameters=r=4"]), &Plugins::built_in()).unwrap();
+        assert_eq!(parameters.to_string(), "delayed=1 interleaves=1:23:101 r=4");
+    }
+
+    #[test]
+    fn what_names_nothing_is_found_without_a_node() {
+        let cases: [(&[&str], &[&str]); 5] = [
+            (&["link.code=magic"], &["link.code", "magic", "reed-solomon"]),
+            (&["link.parameters=r=none"], &["link.parameters", "r=none"]),
+            (
+                &["link.code=reed-solomon", "link.parameters=interleaves=1:23"],
+                &["interleaves", "reed-solomon"],
+            ),
+            (&["link.parameters=r=100000"], &["link.parameters", "100000"]),
+            (&["risk.model=crystal-ball"], &["risk.model", "crystal-ball", "gilbert-elliott"]),
+        ];
+        for (set, words) in cases {
+            let message = check(&with(set)).unwrap_err().message;
+            assert!(words.iter().all(|word| message.contains(word)), "{set:?}: {message}");
+        }
+    }
 }

@@ -22,8 +22,7 @@ use parhelion_types::{Epoch, Error, ErrorKind, LogAddress, LogId, RequestId};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-/// Missing appends named in one answer.
-pub const MISSING_MAX: usize = 10_000;
+pub use parhelion_gate::answer::MISSING_MAX;
 
 /// A link that does not answer a change of its code for so long is down.
 const CODE_CHANGE_LIMIT: Duration = Duration::from_secs(5);
@@ -421,7 +420,7 @@ impl Backend for LocalLogs {
                 epoch: found.epoch,
                 logs: u32::try_from(found.logs).unwrap_or(u32::MAX),
                 missing: missing.collect(),
-                missing_count: found.missing.len() as u64,
+                missing_count: found.missing.len() as u64 + found.unlisted,
                 behind_gap_count: found.behind_gap.len() as u64,
             })
         }

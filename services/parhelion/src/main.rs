@@ -32,7 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Drill(arguments) = &cli.command
-        && arguments.form != "relay"
+        && arguments.form != parhelion_drill::Form::Relay
     {
         // Entering a user namespace works only while there is one thread.
         parhelion_drill::prepare();

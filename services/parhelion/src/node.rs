@@ -56,6 +56,7 @@ const EXIT_RESTART: i32 = 70;
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings) -> Result<ExitCode, Failure> {
     settings.check().map_err(Failure::new)?;
+    drivers::check(&settings)?;
     let telemetry = Telemetry::install(telemetry_config(&settings)).map_err(Failure::new)?;
     if let Some(faults) = std::env::var_os(FAULTS) {
         let faulty = |error| Failure::new(format!("{FAULTS} is set: {error}. In service it must not be set"));

@@ -9,7 +9,7 @@ use parhelion_mirror::PrimaryLog;
 use parhelion_observability::Telemetry;
 use parhelion_plugin::Structure;
 use parhelion_plugin_host::Catalogue as Plugins;
-use parhelion_risk::{Assumption, Pricer};
+use parhelion_risk::Pricer;
 use parhelion_storage::catalogue::SiteState;
 use parhelion_storage::store::{RecoveredLog, Store, StoreConfig};
 use parhelion_storage::{
@@ -18,6 +18,7 @@ use parhelion_storage::{
 };
 use parhelion_types::{Epoch, Error, ErrorKind, LogId, RequestId};
 
+use crate::drivers;
 use crate::logs::{LocalLogs, OwnLogs};
 use crate::node::start_on;
 use crate::output::Failure;
@@ -131,9 +132,7 @@ impl EstimatorParts {
         clock: Arc<Clock>,
         storage: Arc<OnceLock<Addr<StorageActor>>>,
     ) -> Result<Self, Failure> {
-        let risk = &settings.risk;
-        let assumption = Assumption::new(risk.assumed_loss, risk.assumed_burst, risk.confidence)
-            .map_err(|error| Failure::new(format!("risk settings: {error}")))?;
+        let assumption = drivers::assumption(settings)?;
         let tell = Arc::new(move |channel| {
             if let Some(storage) = storage.get() {
                 storage.do_send(SetChannel(channel));

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A synced write into blocks that were written before costs about half of one that appends or that fills
-//! preallocated blocks, because the file system has nothing to journal; hence the spare files of zeros.
+//! preallocated blocks, because the file system has nothing to journal; hence the spare files of zeros. They, and
+//! the records of segments made from them, go past the page cache where the file system has direct writes.
 
 mod cut;
 mod files;
@@ -74,6 +75,8 @@ pub enum StoreEvent {
         /// Time of the syncs.
         sync: std::time::Duration,
     },
+    /// A batch left the queue and nothing of it was written, because its logs had failed: there is room again.
+    Discarded,
     /// The log was cut back ([`Store::rewind`]), durably.
     Rewound {
         /// The log.
@@ -334,20 +337,29 @@ impl Store {
     /// Queues a record for the disk.
     ///
     /// # Errors
-    /// The queue is full. Callers that hold byte credits below the queue's limit never see it. A log whose
-    /// record was refused fails with its next record, unless the refused one is queued again before it.
+    /// The queue is full. A log whose record was refused fails with its next record, unless the refused one is queued
+    /// again before it.
     pub fn append(&self, request: WriteRequest) -> Result<(), StoreError> {
+        match self.offer(request) {
+            None => Ok(()),
+            Some(_) => Err(StoreError::Busy(self.queue_bytes_max)),
+        }
+    }
+
+    /// Queues a record for the disk, or gives it back if the queue is full. An empty queue takes a record of any size.
+    pub(crate) fn offer(&self, request: WriteRequest) -> Option<WriteRequest> {
         let bytes = request.record.header.stored_bytes() as usize;
-        let max = self.queue_bytes_max;
-        if self.queued_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes > max {
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        if before > 0 && before.saturating_add(bytes) > self.queue_bytes_max {
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return Err(StoreError::Busy(max));
+            return Some(request);
         }
         let index = self.homes.index(request.record.header.log);
-        self.queues[index].send(Job::Write(request)).map_err(|_| {
-            self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            StoreError::Busy(max)
-        })
+        let sent = self.queues[index].send(Job::Write(request));
+        let Err(mpsc::SendError(Job::Write(request))) = sent else { return None };
+        // The writer has ended, and with it the process.
+        self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        Some(request)
     }
 
     /// Cuts a log back to `tail`, in order with the writes. What is cut off is kept aside in the

@@ -190,7 +190,7 @@ impl Writer {
         // Before the report, so that whoever hears of it finds room in the queue.
         self.shared.queued_bytes.fetch_sub(queued_bytes, Ordering::AcqRel);
         if durable.is_empty() {
-            return;
+            return (self.shared.on_event)(StoreEvent::Discarded);
         }
         let counts = durable.iter().map(|last| (last.log, last.number + 1));
         if let Err(error) = self.shared.catalogue.put_durable(counts) {

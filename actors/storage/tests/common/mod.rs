@@ -67,6 +67,8 @@ impl Opened {
                         return;
                     }
                 }
+                // Of a log that had failed, and not of this one.
+                StoreEvent::Discarded => {}
                 other => panic!("not durable: {other:?}"),
             }
         }

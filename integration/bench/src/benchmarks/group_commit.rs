@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::error::BenchError;
-use crate::figure::{Figure, Found, Goal};
+use crate::figure::{Figure, Found, Goal, median};
 use crate::lab::{Lab, say};
 use crate::load::Load;
 use crate::site::{LOOPBACK, Place, Site};
@@ -80,6 +80,10 @@ pub(crate) async fn run(lab: &Lab) -> Result<Found, BenchError> {
     }
     if baselines.iter().any(Vec::is_empty) {
         found.notes.push("fio is not installed: no baseline (Debian: apt-get install fio)".to_owned());
+    }
+    for (rates, (name, _)) in baselines.iter().zip(BASELINES).filter(|(rates, _)| !rates.is_empty()) {
+        let ratios: Vec<f64> = node.iter().zip(rates).map(|(node, fio)| node / fio).collect();
+        found.notes.push(format!("{:.2} of {name}", median(&ratios)));
     }
     let figure = Figure::new("64 writers of 4 KiB, local level", "MB/s", node).goal(Goal::RatioAtLeast(0.6));
     found.figures.push(match baselines.first() {

@@ -1,6 +1,7 @@
 //! `parhelion drill` itself. What it finds is the business of the table of disasters and of its own tests.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use parhelion_e2e::Tool;
 use serde_json::Value;
@@ -27,6 +28,7 @@ const SHORT: [&str; 12] = [
 fn drill(form: &str, more: &[&str]) -> Option<(String, Value)> {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("drill.json");
+    let _alone = one_at_a_time();
     let arguments = SHORT.into_iter().chain([json.to_str().unwrap(), "--form", form]);
     let outcome = Tool::new(arguments.chain(more.iter().copied())).run();
     if form == "packet" && outcome.code == Some(1) && outcome.stderr.contains("namespace") {
@@ -34,6 +36,12 @@ fn drill(form: &str, more: &[&str]) -> Option<(String, Value)> {
     }
     let outcome = outcome.done();
     Some((outcome.text(), serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()))
+}
+
+/// Two drills at once would make each other's emulator late.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The names of all fields, with those that lead to them. Objects in one list have the same fields.
@@ -87,12 +95,45 @@ fn the_relay_form_tells_the_same_and_marks_what_met_no_loss() {
 }
 
 #[test]
+fn every_code_is_drilled_by_its_bare_name() {
+    for code in ["layered-interleaving", "reed-solomon", "repetition", "none"] {
+        // Nothing is promised in this mode, so that it is the link alone that must work.
+        let (table, document) = drill("relay", &["--modes", "remote-sync+fec", "--code", code]).unwrap();
+        let parameters = &document["parameters"];
+        assert_eq!((&parameters["code"], &parameters["parameters"]), (&code.into(), &"".into()));
+        let row = &document["modes"][0];
+        assert!(row["acked_appends"]["mean"].as_f64().unwrap() > 20.0, "{code}: {row}");
+        assert_eq!(row["lost"]["total"], 0, "{code}: {table}");
+    }
+}
+
+/// The settings that a user gets, on the link that a drill has by default. Only acknowledgements wait for an emulator that
+/// other tests keep from taking packets in, as in every drill here.
+#[test]
+fn acknowledgements_run_ahead_of_the_mirror_with_stock_settings() {
+    let _alone = one_at_a_time();
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("drill.json");
+    let load = ["drill", "--modes", "network-sync", "--warm-up", "8s", "--seconds", "3", "--writers", "64"];
+    let more = ["--set", "link.site_exit_delay=20ms", "--json", json.to_str().unwrap()];
+    let outcome = Tool::new(load.into_iter().chain(more)).run();
+    let table = outcome.done().text();
+    let document: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let run = &document["runs"][0];
+    let (acked, ahead) = (run["acked_appends"].as_u64().unwrap(), run["acked_ahead"].as_u64().unwrap());
+    assert!(ahead > 0, "all {acked} acknowledgements waited for the mirror: {table}");
+    assert_eq!(run["lost"]["total"], 0, "{table}");
+    assert!(run["risk_highest"].as_f64().unwrap() <= 1e-6, "{table}");
+}
+
+#[test]
 fn a_drill_that_cannot_be_is_refused_before_it_begins() {
-    let refused: [(&[&str], i32, &[&str]); 5] = [
-        (&["--modes", "sync"], 1, &["unknown mode \"sync\"", "network-sync"]),
+    let refused: [(&[&str], i32, &[&str]); 6] = [
+        (&["--modes", "sync"], 2, &["unknown mode \"sync\"", "network-sync"]),
+        (&["--modes", "all,sync"], 2, &["unknown mode \"sync\"", "network-sync"]),
         (&["--loss", "150%"], 2, &["--loss", "150%", "between 0% and 100%"]),
-        (&["--form", "tunnel"], 1, &["unknown form", "packet or relay"]),
-        (&["--seconds", "0.2"], 1, &["duration", "time of loss"]),
+        (&["--form", "tunnel"], 2, &["unknown form", "packet or relay"]),
+        (&["--seconds", "0.2"], 2, &["duration", "time of loss"]),
         (&["--json", "/nowhere/drill.json"], 1, &["--json /nowhere/drill.json", "can be written"]),
     ];
     for (arguments, code, words) in refused {

@@ -205,7 +205,7 @@ fn disk(pair: &mut Pair, at: At, bytes: u64) -> Option<Arc<Disk>> {
             Some(disk)
         }
         Err(reason) => {
-            println!("SKIPPED: no disk of a test's own can be made here: {reason}");
+            parhelion_e2e::skip(&format!("no disk of a test's own can be made here: {reason}"));
             None
         }
     }

@@ -38,6 +38,11 @@ fn settings_are_checked_without_starting_anything() {
     let peer = "link.peer_bulk=127.0.0.1:1";
     let primary = ["config", "check", "--profile", "primary", "--set", peer];
     Tool::new(primary).run().refused(1, &["link.peer_critical", "a primary needs the mirror's address"]);
+    let check = |set| Tool::new(["config", "check", "--set", set]).run();
+    check("link.code=magic").refused(1, &["link.code", "magic", "reed-solomon"]);
+    check("link.parameters=r=none").refused(1, &["link.parameters", "r=none"]);
+    check("risk.model=crystal-ball").refused(1, &["risk.model", "crystal-ball", "gilbert-elliott"]);
+    assert_eq!(check("link.code=reed-solomon").done().text(), "the settings are usable\n");
     Tool::new(["config", "check", "--set", "link.rat=1Gbit"])
         .run()
         .refused(1, &["link.rat", "\"link.rate\""]);

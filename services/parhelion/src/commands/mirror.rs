@@ -15,7 +15,7 @@ use crate::commands::{run, show};
 use crate::output::{Exit, Failure, bytes, count, field, print_table, say, span};
 use crate::progress;
 
-/// Missing appends shown in a table; JSON has them all.
+/// Missing appends shown in a table; JSON has all that the answer lists.
 const MISSING_SHOWN: usize = 20;
 /// A mirror that is this far behind is looked at twice, to see which way it goes.
 const LAG_WORTH_A_LOOK: Duration = Duration::from_secs(1);
@@ -280,13 +280,27 @@ async fn promote(server: &ServerArgs, dry_run: bool, yes: bool) -> Result<Exit, 
                 ["log", "address", "bytes", "request"],
                 found.missing.iter().take(MISSING_SHOWN).map(row),
             );
-            let more = found.missing_count.saturating_sub(MISSING_SHOWN as u64);
-            if more > 0 {
-                say!("... and {} more; --json lists them", count(more));
+            if let Some(more) = more_missing(found.missing.len() as u64, found.missing_count) {
+                say!("{more}");
             }
         }
     });
     Ok(if found.missing_count > 0 { Exit::Found } else { Exit::Done })
+}
+
+/// What the table does not show of `missing` appends, `listed` of which the answer lists.
+fn more_missing(listed: u64, missing: u64) -> Option<String> {
+    let more = missing.saturating_sub(MISSING_SHOWN as u64);
+    if more == 0 {
+        return None;
+    }
+    let more = count(more);
+    Some(if listed >= missing {
+        format!("... and {more} more; --json lists them all")
+    } else {
+        let listed = count(listed);
+        format!("... and {more} more; --json lists the first {listed}, which is all that an answer holds")
+    })
 }
 
 /// What the comparison of one log found.
@@ -373,6 +387,17 @@ mod tests {
         let log = |(appends, bytes, seconds): &(u64, u64, f64)| json!({ "lag_appends": appends, "lag_bytes": bytes, "lag_seconds": seconds });
         let logs: Vec<Value> = lags.iter().map(log).collect();
         json!({ "duty": "primary", "logs": { "linked": linked, "logs": logs } })
+    }
+
+    #[test]
+    fn what_a_table_of_missing_appends_leaves_out_is_told() {
+        assert_eq!(more_missing(20, 20), None);
+        assert_eq!(more_missing(1021, 1021).unwrap(), "... and 1 001 more; --json lists them all");
+        let cut = more_missing(29_000, 50_020).unwrap();
+        assert_eq!(
+            cut,
+            "... and 50 000 more; --json lists the first 29 000, which is all that an answer holds"
+        );
     }
 
     #[test]

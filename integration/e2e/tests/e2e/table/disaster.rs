@@ -155,8 +155,12 @@ async fn lose_the_site(disaster: Disaster, mode: Mode) -> (Aftermath, Promotion)
     scene.pair.primary.kill();
     if mode == Mode::NetworkSync {
         // Else the mirror's confirmation would be what is tested.
-        // A mirror that is dead confirms nothing; one that lives, nothing of the last trip across.
-        let unconfirmed = if disaster == Disaster::MirrorThenSite { BETWEEN } else { ONE_WAY };
+        // A mirror that is dead confirms nothing; one that lives, nothing of the last round trip. Where losses began,
+        // promises end when they are reported, a round trip later.
+        let unconfirmed = match disaster {
+            Disaster::MirrorThenSite | Disaster::LossThenSite => BETWEEN,
+            _ => ONE_WAY * 2,
+        };
         let ahead = scene.acked_on_the_wire_since(cut - unconfirmed);
         assert!(ahead > 0, "nothing was acknowledged ahead of the mirror: {}", scene.pair.logs_text());
     }
