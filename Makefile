@@ -19,10 +19,10 @@ KILLS ?= 200
 run: build
 	$(PARHELION) drill --report $(REPORT) $(DRILL)
 
-## Builds and runs all tests, and fuzzes each parser for some seconds.
+## Builds and runs all tests, and fuzzes each parser for some seconds with the same inputs each time.
 test: build
 	cargo test --release --workspace --no-fail-fast
-	.ci/fuzz 5
+	PARHELION_FUZZ_RUNS=8000 .ci/fuzz 20
 
 ## Kills nodes of two sites under load, KILLS times, and looks for what was acknowledged. Takes minutes.
 kills: build
