@@ -1,9 +1,7 @@
 //! What the messages of both duties have in common.
 
 use parhelion_types::limits::MESSAGE_BYTES_MAX;
-use parhelion_wire::link::{
-    ArchivedChannelCountsV1, ArchivedLogMarkV1, ArchivedLogTailV1, ChannelCountsV1, LogMarkV1, LogTailV1,
-};
+use parhelion_wire::link::{ArchivedLogMarkV1, ArchivedLogTailV1, LogMarkV1, LogTailV1};
 use parhelion_wire::site::ArchivedCoverageV1;
 
 /// Entries of a list in one message; longer lists go out in several.
@@ -46,30 +44,13 @@ pub(crate) fn tail(archived: &ArchivedLogTailV1) -> LogTailV1 {
     }
 }
 
-/// Counters as they came.
-pub(crate) fn counts(archived: &ArchivedChannelCountsV1) -> ChannelCountsV1 {
-    ChannelCountsV1 {
-        settled: archived.settled.to_native(),
-        lost: archived.lost.to_native(),
-        n00: archived.n00.to_native(),
-        n01: archived.n01.to_native(),
-        n10: archived.n10.to_native(),
-        n11: archived.n11.to_native(),
-        n101: archived.n101.to_native(),
-        n111: archived.n111.to_native(),
-        runs: std::array::from_fn(|index| archived.runs[index].to_native()),
-        rebuilt: archived.rebuilt.to_native(),
-        late: archived.late.to_native(),
-        host_drops: archived.host_drops.to_native(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use parhelion_link_driver::{CoverageChange, LinkEvent, LinkTelemetry, MirrorEvent};
     use parhelion_plugin::{Exposure, Structure};
     use parhelion_types::{Epoch, Error, LogAddress, LogId, RecordKey, RequestId, SiteId};
+    use parhelion_wire::link::ChannelCountsV1;
     use parhelion_wire::{Announcement, Envelope, WireError, crc32c};
     use proptest::prelude::*;
 

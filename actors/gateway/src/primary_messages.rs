@@ -14,7 +14,7 @@ use parhelion_wire::site::{
 use parhelion_wire::{ANNOUNCEMENT_BYTES, Announcement, WireError};
 
 use crate::frames::{Frame, FrameBatch};
-use crate::messages::{ITEMS_MAX, counts, mark, parts, tail};
+use crate::messages::{ITEMS_MAX, mark, parts, tail};
 
 /// What a primary's storage node says.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl ToStorageParser {
             let telemetry = frame.read::<SiteTelemetryV1>()?;
             let telemetry = telemetry.get();
             let telemetry =
-                LinkTelemetry { counts: counts(&telemetry.counts), session: telemetry.session.to_native() };
+                LinkTelemetry { counts: (&telemetry.counts).into(), session: telemetry.session.to_native() };
             return Ok(Some((ToStorage::Telemetry(telemetry), None)));
         }
         if frame.is::<SiteUpV1>() {

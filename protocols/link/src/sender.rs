@@ -66,6 +66,8 @@ pub struct Sender {
     repairs: Repairs,
     departures: Departures,
     pacer: Pacer,
+    /// [`SenderConfig::packet_time`].
+    packet_time: Duration,
     retransmission: Retransmission,
     last_source: Time,
     /// Somebody waits for the coverage of symbols below this id.
@@ -185,6 +187,7 @@ impl Sender {
             symbols: Symbols::default(),
             repairs: Repairs::default(),
             departures: Departures::new(config.site_exit_delay),
+            packet_time: config.packet_time(),
             pacer: Pacer::new(config.rate_bytes_per_second, config.burst_datagrams_max, datagram_bytes),
             retransmission: Retransmission::new(now),
             last_source: now,
@@ -368,7 +371,7 @@ impl Sender {
     fn transmit_repair(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Transmit> {
         let start = out.len();
         // The pause begins when the line is done with all that was released, this symbol included.
-        let pause = self.config.packet_time().saturating_mul(self.flush_pause() + 1);
+        let pause = self.packet_time.saturating_mul(self.flush_pause() + 1);
         let resume = self.pacer.drained().max(now) + pause;
         let Fired { head, epoch, flush_run } = self.repairs.pop(now, resume, DATAGRAM_HEADER_BYTES, out)?;
         let wire_number = self.departures.push(Departure::Repair { head, flush_run });

@@ -16,7 +16,7 @@
 use bytes::Bytes;
 use parhelion_types::limits::APPEND_BYTES_MAX;
 use parhelion_types::{Durability, Epoch, LogAddress, LogId, RecordKey, RequestId, SourceTime, TraceContext};
-use parhelion_wire::crc32c;
+use parhelion_wire::{Announcement, crc32c};
 
 use crate::fields::{Reader, Writer};
 
@@ -122,6 +122,19 @@ impl RecordHeader {
     #[must_use]
     pub fn key(&self) -> RecordKey {
         RecordKey { log: self.log, number: self.number }
+    }
+
+    /// What runs ahead of the record, so that it is known by name wherever it may be lost.
+    #[must_use]
+    pub fn announcement(&self) -> Announcement {
+        Announcement {
+            log: self.log,
+            address: self.address,
+            length: self.length,
+            epoch: self.epoch,
+            digest: self.digest,
+            request: self.request,
+        }
     }
 
     /// Bytes of header and payload.

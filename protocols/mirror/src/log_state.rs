@@ -6,7 +6,6 @@ use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_plugin::Structure;
 use parhelion_risk::{CodeGeneration, Ledger, Progress, WireState};
 use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, Time};
-use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
 use crate::feed::{Feed, InFlight};
@@ -351,13 +350,5 @@ fn tail_message(id: LogId, tail: Tail) -> LogTailV1 {
 /// The effect that announces a record.
 pub(crate) fn announce(record: &Record) -> Effect {
     let header = &record.header;
-    let announcement = Announcement {
-        log: header.log,
-        address: header.address,
-        length: header.length,
-        epoch: header.epoch,
-        digest: header.digest,
-        request: header.request,
-    };
-    Effect::Announce { key: header.key(), announcement }
+    Effect::Announce { key: header.key(), announcement: header.announcement() }
 }

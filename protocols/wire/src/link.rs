@@ -191,3 +191,22 @@ pub struct ChannelCountsV1 {
     /// Datagrams that this host dropped after they had arrived.
     pub host_drops: u64,
 }
+
+impl From<&ArchivedChannelCountsV1> for ChannelCountsV1 {
+    fn from(archived: &ArchivedChannelCountsV1) -> Self {
+        Self {
+            settled: archived.settled.to_native(),
+            lost: archived.lost.to_native(),
+            n00: archived.n00.to_native(),
+            n01: archived.n01.to_native(),
+            n10: archived.n10.to_native(),
+            n11: archived.n11.to_native(),
+            n101: archived.n101.to_native(),
+            n111: archived.n111.to_native(),
+            runs: std::array::from_fn(|index| archived.runs[index].to_native()),
+            rebuilt: archived.rebuilt.to_native(),
+            late: archived.late.to_native(),
+            host_drops: archived.host_drops.to_native(),
+        }
+    }
+}

@@ -27,7 +27,6 @@ use parhelion_link_driver::{
 use parhelion_log::{Record, RecordFields, Tail};
 use parhelion_plugin::ErasureCode;
 use parhelion_types::{LogId, NodeId, RecordKey, Role, SiteId};
-use parhelion_wire::Announcement;
 use parhelion_wire::link::LogMarkV1;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -345,15 +344,8 @@ impl PrimaryNode {
 
     fn send(&self, record: &Record) {
         let header = &record.header;
-        let announcement = Announcement {
-            log: header.log,
-            address: header.address,
-            length: header.length,
-            epoch: header.epoch,
-            digest: header.digest,
-            request: header.request,
-        };
         let key = header.key();
+        let announcement = header.announcement();
         self.commands.send(LinkCommand::Announce { key, announcement }).unwrap();
         self.commands.send(LinkCommand::Send { key, record: record.bytes(), is_awaited: true }).unwrap();
     }

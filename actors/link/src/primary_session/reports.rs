@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 use parhelion_types::{LogId, RecordKey, Time};
-use parhelion_wire::link::{ArchivedChannelCountsV1, ChannelCountsV1, ReportV1};
+use parhelion_wire::link::ReportV1;
 use parhelion_wire::{Checked, ENVELOPE_BYTES, Envelope, WireError};
 
 use super::{PrimarySession, Records};
@@ -50,28 +50,11 @@ impl PrimarySession {
             for mark in &advanced {
                 bulk.sender.handle_confirmed(RecordKey { log: LogId(mark.log), number: mark.records });
             }
-            self.telemetry = Some(counts(&report.channel));
+            self.telemetry = Some((&report.channel).into());
         }
         if !advanced.is_empty() {
             self.events.push(LinkEvent::Mirrored(advanced));
         }
         Ok(())
-    }
-}
-
-fn counts(archived: &ArchivedChannelCountsV1) -> ChannelCountsV1 {
-    ChannelCountsV1 {
-        settled: archived.settled.to_native(),
-        lost: archived.lost.to_native(),
-        n00: archived.n00.to_native(),
-        n01: archived.n01.to_native(),
-        n10: archived.n10.to_native(),
-        n11: archived.n11.to_native(),
-        n101: archived.n101.to_native(),
-        n111: archived.n111.to_native(),
-        runs: std::array::from_fn(|index| archived.runs[index].to_native()),
-        rebuilt: archived.rebuilt.to_native(),
-        late: archived.late.to_native(),
-        host_drops: archived.host_drops.to_native(),
     }
 }
