@@ -24,7 +24,8 @@ test: build
 	cargo test --release --workspace --no-fail-fast
 	PARHELION_FUZZ_RUNS=8000 .ci/fuzz 20
 
-## Kills nodes of two sites under load, KILLS times, and looks for what was acknowledged. Takes minutes.
+## Kills nodes of two sites under load, KILLS times with one node each and KILLS times with several, and looks for what was
+## acknowledged. Takes minutes.
 kills: build
 	PARHELION_E2E_KILLS=$(KILLS) cargo test --release -p parhelion-e2e -- --ignored --nocapture kills
 

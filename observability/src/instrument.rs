@@ -197,6 +197,17 @@ impl Declarations {
         Gauge(cell)
     }
 
+    /// One gauge for each of `values`, told apart by the label `key`.
+    pub(crate) fn gauges<const N: usize>(
+        &mut self,
+        named: Named,
+        key: &'static str,
+        values: [&str; N],
+    ) -> [Gauge; N] {
+        let gauges = self.gauges_by(named, key);
+        values.map(|value| gauges.of(value))
+    }
+
     pub(crate) fn gauges_by(&mut self, named: Named, key: &'static str) -> Gauges {
         let family = self.register(named, Family::<Labels, GaugeCell>::default());
         let meter = self.meter.clone();

@@ -11,6 +11,6 @@ mod telemetry;
 mod trace;
 
 pub use instrument::{Counter, Gauge, Histogram};
-pub use metrics::{AppendOutcome, DatagramKind, Instruments, Metrics, RiskScope};
+pub use metrics::{AppendOutcome, DatagramKind, Instruments, Metrics, Refusing, RiskScope};
 pub use telemetry::{Telemetry, TelemetryConfig, TelemetryError};
 pub use trace::{AppendTrace, AppendTracer, MirrorTrace, TimeBase};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
-use parhelion_types::{Durability, Risk};
+use parhelion_types::{Durability, ErrorKind, Risk};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
@@ -26,10 +26,28 @@ pub enum AppendOutcome {
     Degraded,
     /// Answered again under a known request id; nothing was stored.
     Duplicate,
-    /// Refused before anything was written.
+    /// Refused before anything was stored, while this site is well: another request, another site or a later retry does it.
     Refused,
-    /// Failed after it was accepted; the client does not know the outcome.
+    /// This site could not do it, or promised less in time than was asked: after it was accepted, or because its log is
+    /// damaged or cannot be written. What became of an accepted one the client does not know.
     Failed,
+}
+
+impl AppendOutcome {
+    /// How an append ended of which nothing was stored.
+    #[must_use]
+    pub fn of_refusal(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Busy
+            | ErrorKind::Closed
+            | ErrorKind::Fenced
+            | ErrorKind::Forbidden
+            | ErrorKind::Invalid
+            | ErrorKind::NotFound
+            | ErrorKind::Unsupported => Self::Refused,
+            ErrorKind::Corrupt | ErrorKind::Unavailable | ErrorKind::Internal => Self::Failed,
+        }
+    }
 }
 
 /// What a datagram of the link carries.
@@ -41,8 +59,19 @@ pub enum DatagramKind {
     Repair,
     /// Data again, because the mirror asked for it.
     Resent,
-    /// Announcements, reports and acknowledgements of the critical lane.
+    /// A packet of the critical lane: announcements, reports, and QUIC's own.
     Critical,
+}
+
+/// Why a log takes no records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusing {
+    /// The other site was promoted.
+    Fenced,
+    /// Stored bytes do not match their checksum.
+    Damaged,
+    /// It cannot be written.
+    Unwritable,
 }
 
 /// Whose loss a risk figure is about (ARCHITECTURE.md, "Words").
@@ -63,41 +92,48 @@ pub struct Instruments {
     risk: [Histogram; 2],
     datagrams: [Counter; 4],
     datagram_bytes: [Counter; 4],
+    refusing: [Gauge; 3],
+    loss_bursts: [Counter; LOSS_BURST_LENGTHS.len()],
     restarts: Counters,
     buffers: Gauges,
 
-    /// From the acceptance of an append to the primary's knowledge that it is durable at the mirror.
+    /// At a primary: from the sync of an append to the mirror's mark that covers it, on the primary's clock. One value per
+    /// sync of a log; fewer while the mirror is away.
+    pub confirmation_latency: Histogram,
+    /// At a mirror: from the primary's acceptance of a record until it is applied, as far as the sites' clocks agree (SMFS
+    /// section 5.2, "mirroring latency").
     pub mirroring_latency: Histogram,
-    /// Bytes acknowledged to clients, or accepted, that the mirror has not confirmed.
+    /// At a primary: bytes that the mirror has not confirmed. 0 at a site that mirrors to nobody.
     pub lag_bytes: Gauge,
-    /// Appends that the mirror has not confirmed.
+    /// At a primary: records that the mirror has not confirmed. 0 at a site that mirrors to nobody.
     pub lag_appends: Gauge,
-    /// Age of the oldest append that the mirror has not confirmed, on the primary's clock.
+    /// At a primary: age of the oldest append that the mirror has not confirmed, on the primary's clock. 0 at a site that
+    /// mirrors to nobody.
     pub lag_seconds: Gauge,
     /// Appends accepted and not yet answered.
     pub in_flight_appends: Gauge,
-    /// Bytes of those.
+    /// Bytes that front ends have taken in and not let go: what `api.in_flight` bounds.
     pub in_flight_bytes: Gauge,
 
     /// 1 while a session with the other site is up, else 0.
     pub link_up: Gauge,
     /// Sessions begun.
     pub link_sessions: Counter,
-    /// Upper bound of the link's loss rate, as the estimator believes it.
+    /// At a primary: upper bound of the link's loss rate, as the estimator believes it.
     pub link_loss: Gauge,
-    /// Upper bound of the mean loss burst in datagrams, as the estimator believes it.
+    /// At a primary: upper bound of the mean loss burst in datagrams, as the estimator believes it.
     pub link_burst: Gauge,
-    /// Datagrams received.
+    /// At a mirror: bulk datagrams received.
     pub datagrams_received: Counter,
-    /// Bytes of datagrams received.
+    /// At a mirror: bytes of those.
     pub datagram_bytes_received: Counter,
-    /// Datagrams lost on the wire, before repair.
+    /// Bulk datagrams lost on the wire, before repair. Counted by the mirror, which tells the primary.
     pub datagrams_lost: Counter,
-    /// Datagrams that this host dropped after they had arrived.
+    /// At a mirror: packets of the bulk lane that this host dropped after they had arrived.
     pub datagrams_dropped_by_host: Counter,
-    /// Source symbols rebuilt from redundancy.
+    /// Source symbols that the mirror rebuilt from redundancy.
     pub symbols_rebuilt: Counter,
-    /// Source symbols that came after they had been rebuilt or given up.
+    /// Source symbols that reached the mirror after it had rebuilt them or given them up.
     pub symbols_late: Counter,
 
     /// Records written by one group commit.
@@ -108,7 +144,7 @@ pub struct Instruments {
     pub fsync: Histogram,
     /// Logs of this site.
     pub logs: Gauge,
-    /// Appends that were announced to this mirror and are not here.
+    /// At a mirror: appends that were announced and are not here yet.
     pub missing_appends: Gauge,
 }
 
@@ -201,6 +237,19 @@ impl Instruments {
         &self.datagram_bytes[kind as usize]
     }
 
+    /// Loss bursts of the bulk lane by class of length: class `k` has those of `2^k` to `2^(k+1) - 1` datagrams. None for a
+    /// class beyond 15.
+    #[must_use]
+    pub fn loss_bursts(&self, class: usize) -> Option<&Counter> {
+        self.loss_bursts.get(class)
+    }
+
+    /// Logs that take no records, because `why`.
+    #[must_use]
+    pub fn logs_refusing(&self, why: Refusing) -> &Gauge {
+        &self.refusing[why as usize]
+    }
+
     /// Times that a supervisor restarted `actor`.
     #[must_use]
     pub fn restarts(&self, actor: &str) -> Counter {
@@ -240,12 +289,24 @@ impl Instruments {
                 ["own", "prefix"],
                 RISK_BUCKETS,
             ),
+            confirmation_latency: new.histogram(
+                named(
+                    "confirmation_latency",
+                    "Time from an append's sync to the mirror's mark that covers it",
+                    SECONDS,
+                ),
+                LATENCY_BUCKETS,
+            ),
             mirroring_latency: new.histogram(
-                named("mirroring_latency", "Time from acceptance to the mirror's confirmation", SECONDS),
+                named(
+                    "mirroring_latency",
+                    "Time from the primary's acceptance of a record until this mirror applied it",
+                    SECONDS,
+                ),
                 LATENCY_BUCKETS,
             ),
             lag_bytes: new.gauge(named("lag", "Bytes that the mirror has not confirmed", BYTES)),
-            lag_appends: new.gauge(named("lag_appends", "Appends that the mirror has not confirmed", None)),
+            lag_appends: new.gauge(named("lag_appends", "Records that the mirror has not confirmed", None)),
             lag_seconds: new.gauge(named(
                 "lag",
                 "Age of the oldest append that the mirror has not confirmed",
@@ -256,7 +317,11 @@ impl Instruments {
                 "Appends accepted and not yet answered",
                 None,
             )),
-            in_flight_bytes: new.gauge(named("in_flight", "Bytes of appends not yet answered", BYTES)),
+            in_flight_bytes: new.gauge(named(
+                "in_flight",
+                "Bytes that front ends have taken in and not let go",
+                BYTES,
+            )),
             link_up: new.gauge(named("link_up", "1 while a session with the other site is up", None)),
             link_sessions: new.counter(named("link_sessions", "Link sessions begun", None)),
             link_loss: new.gauge(named(
@@ -275,15 +340,19 @@ impl Instruments {
                 "kind",
                 KINDS,
             ),
-            datagrams_received: new.counter(named("link_datagrams_received", "Datagrams received", None)),
+            datagrams_received: new.counter(named(
+                "link_datagrams_received",
+                "Bulk datagrams received",
+                None,
+            )),
             datagram_bytes_received: new.counter(named(
                 "link_datagrams_received",
-                "Bytes of datagrams received",
+                "Bytes of bulk datagrams received",
                 BYTES,
             )),
             datagrams_lost: new.counter(named(
                 "link_datagrams_lost",
-                "Datagrams lost on the wire, before repair",
+                "Bulk datagrams lost on the wire, before repair",
                 None,
             )),
             datagrams_dropped_by_host: new.counter(named(
@@ -291,6 +360,11 @@ impl Instruments {
                 "Datagrams that arrived and were dropped by this host",
                 None,
             )),
+            loss_bursts: new.counters(
+                named("link_loss_bursts", "Runs of lost bulk datagrams by length, before repair", None),
+                "length",
+                LOSS_BURST_LENGTHS,
+            ),
             symbols_rebuilt: new.counter(named("link_symbols_rebuilt", "Source symbols rebuilt", None)),
             symbols_late: new.counter(named("link_symbols_late", "Source symbols that came too late", None)),
             group_commit_records: new.histogram(
@@ -301,6 +375,11 @@ impl Instruments {
                 .histogram(named("group_commit", "Bytes written by one group commit", BYTES), SIZE_BUCKETS),
             fsync: new.histogram(named("fsync", "Time of one fdatasync", SECONDS), LATENCY_BUCKETS),
             logs: new.gauge(named("logs", "Logs of this site", None)),
+            refusing: new.gauges(
+                named("logs_refusing", "Logs that take no records, by reason", None),
+                "reason",
+                REFUSING,
+            ),
             missing_appends: new.gauge(named(
                 "missing_appends",
                 "Appends announced to this mirror that are not here",
@@ -330,6 +409,27 @@ const BYTES: Option<&str> = Some("bytes");
 
 /// In the order of [`AppendOutcome`].
 const OUTCOMES: [&str; 5] = ["acknowledged", "degraded", "duplicate", "refused", "failed"];
+/// In the order of [`Refusing`].
+const REFUSING: [&str; 3] = ["fenced", "damaged", "unwritable"];
+/// Datagrams in a row that were lost, by class.
+const LOSS_BURST_LENGTHS: [&str; 16] = [
+    "1",
+    "2-3",
+    "4-7",
+    "8-15",
+    "16-31",
+    "32-63",
+    "64-127",
+    "128-255",
+    "256-511",
+    "512-1023",
+    "1024-2047",
+    "2048-4095",
+    "4096-8191",
+    "8192-16383",
+    "16384-32767",
+    "32768-",
+];
 /// In the order of [`DatagramKind`].
 const KINDS: [&str; 4] = ["source", "repair", "resent", "critical"];
 

@@ -57,7 +57,7 @@ pub enum TelemetryError {
     },
     /// The endpoint is not one that can be exported to.
     #[error(
-        "telemetry.otlp_endpoint {0:?} is not usable; write http://HOST:PORT of an OTLP/HTTP collector, without TLS"
+        "telemetry.otlp {0:?} is not usable; write http://HOST:PORT of an OTLP/HTTP collector, without TLS"
     )]
     Endpoint(String),
     /// The ratio is not one.
@@ -71,7 +71,7 @@ pub enum TelemetryError {
     Installed(String),
     /// Not everything reached the collector.
     #[error(
-        "telemetry was not delivered completely ({0}); check that the collector of telemetry.otlp_endpoint answers"
+        "telemetry was not delivered completely ({0}); check that the collector of telemetry.otlp answers"
     )]
     Undelivered(String),
 }
@@ -186,17 +186,34 @@ struct Export {
     metrics: SdkMeterProvider,
 }
 
-impl Export {
-    fn build(config: &TelemetryConfig) -> Result<Option<Self>, TelemetryError> {
-        if !(0.0..=1.0).contains(&config.sample_ratio) {
-            return Err(TelemetryError::SampleRatio(config.sample_ratio));
+impl TelemetryConfig {
+    /// Checks what [`Telemetry::install`] would refuse, and installs nothing.
+    ///
+    /// # Errors
+    /// The filter, endpoint or ratio is wrong.
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        log_filter(&self.log_filter)?;
+        self.collector().map(drop)
+    }
+
+    /// The collector's address, if there is one.
+    fn collector(&self) -> Result<Option<&str>, TelemetryError> {
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            return Err(TelemetryError::SampleRatio(self.sample_ratio));
         }
-        let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+        let Some(endpoint) = &self.otlp_endpoint else { return Ok(None) };
         // The HTTP client is built without TLS; a collector runs beside the node or behind its own proxy.
         let base = endpoint.trim_end_matches('/');
         if base.strip_prefix("http://").is_none_or(str::is_empty) {
             return Err(TelemetryError::Endpoint(endpoint.clone()));
         }
+        Ok(Some(base))
+    }
+}
+
+impl Export {
+    fn build(config: &TelemetryConfig) -> Result<Option<Self>, TelemetryError> {
+        let Some(base) = config.collector()? else { return Ok(None) };
         let resource = Resource::builder()
             .with_service_name(config.service.clone())
             .with_attribute(KeyValue::new("parhelion.site", i64::from(config.site.0)))
@@ -385,6 +402,7 @@ mod tests {
     #[test]
     fn wrong_settings_are_named() {
         let error = Export::build(&config(Some("https://collector:4318".to_owned()))).unwrap_err();
+        assert!(error.to_string().starts_with("telemetry.otlp \"https://collector:4318\""), "{error}");
         assert!(error.to_string().contains("without TLS"), "{error}");
         assert!(Export::build(&config(Some("collector:4318".to_owned()))).is_err());
         for ratio in [-0.1, 1.1, f64::NAN] {

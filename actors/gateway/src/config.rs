@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parhelion_link_driver::PeerCheck;
 use parhelion_types::{NodeId, SiteId};
+use quinn::EndpointConfig;
 
 use crate::error::GatewayError;
 
@@ -28,6 +29,9 @@ pub struct SiteListenerConfig {
     pub verify_peer: PeerCheck,
     /// Without a word from a storage node for this long, it is gone.
     pub idle_timeout: Duration,
+    /// The connection ids and reset tokens of the endpoint. With those of the process before it, storage nodes that have
+    /// not missed that one yet are told at once that it is gone (RFC 9000 section 10.3).
+    pub endpoint: EndpointConfig,
 }
 
 /// Settings of a storage node's connection to its site's link node.
@@ -65,7 +69,8 @@ impl SiteListenerConfig {
         tls: Arc<rustls::ServerConfig>,
         verify_peer: PeerCheck,
     ) -> Self {
-        Self { site, node, listen, tls, verify_peer, idle_timeout: IDLE_TIMEOUT }
+        let endpoint = EndpointConfig::default();
+        Self { site, node, listen, tls, verify_peer, idle_timeout: IDLE_TIMEOUT, endpoint }
     }
 }
 
@@ -94,7 +99,7 @@ impl SiteLinkConfig {
             verify_peer,
             idle_timeout: IDLE_TIMEOUT,
             reconnect_min: Duration::from_millis(50),
-            reconnect_max: Duration::from_secs(2),
+            reconnect_max: Duration::from_millis(500),
         }
     }
 

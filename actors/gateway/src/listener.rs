@@ -68,7 +68,7 @@ impl SiteListener {
         primary: Option<PrimaryGateway>,
         mirror: Option<MirrorGateway>,
     ) -> Result<Self, GatewayError> {
-        let endpoint = server(config.listen, &config.tls, config.idle_timeout)?;
+        let endpoint = server(config.listen, &config.tls, config.idle_timeout, config.endpoint.clone())?;
         let address = endpoint
             .local_addr()
             .map_err(|source| GatewayError::Socket { address: config.listen, source })?;

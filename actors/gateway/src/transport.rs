@@ -29,6 +29,9 @@ pub(crate) const CLOSE_PROTOCOL: VarInt = VarInt::from_u32(2);
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// Asked of the kernel for both directions; it grants what `net.core.[rw]mem_max` allows.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Round-trip time that is assumed until it is measured. It decides how soon the first packet is sent again to a link node
+/// that is being restarted: after 90 ms, then 180 ms and so on.
+const INITIAL_RTT: Duration = Duration::from_millis(30);
 /// Shortest and longest idle timeout that make sense.
 const IDLE_TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(600);
@@ -38,13 +41,14 @@ pub(crate) fn server(
     listen: SocketAddr,
     tls: &rustls::ServerConfig,
     idle: Duration,
+    config: EndpointConfig,
 ) -> Result<Endpoint, GatewayError> {
     let mut tls = tls.clone();
     tls.alpn_protocols = vec![PROTOCOL.to_vec()];
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| GatewayError::Tls(error.to_string()))?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport(idle)?);
-    endpoint(listen, Some(server))
+    endpoint(listen, config, Some(server))
 }
 
 /// The connecting end.
@@ -58,7 +62,7 @@ pub(crate) fn client(
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| GatewayError::Tls(error.to_string()))?;
     let mut client = ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport(idle)?);
-    let mut endpoint = endpoint(bind, None)?;
+    let mut endpoint = endpoint(bind, EndpointConfig::default(), None)?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }
@@ -92,19 +96,24 @@ fn transport(idle: Duration) -> Result<Arc<TransportConfig>, GatewayError> {
         .max_concurrent_bidi_streams(1u32.into())
         .max_concurrent_uni_streams(0u32.into())
         .datagram_receive_buffer_size(None)
+        .initial_rtt(INITIAL_RTT)
         .max_idle_timeout(Some(timeout))
         .keep_alive_interval(Some(idle / 4));
     Ok(Arc::new(transport))
 }
 
-fn endpoint(bind: SocketAddr, server: Option<ServerConfig>) -> Result<Endpoint, GatewayError> {
-    let open = || {
+fn endpoint(
+    bind: SocketAddr,
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> Result<Endpoint, GatewayError> {
+    let open = move || {
         let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, Some(Protocol::UDP))?;
         // Best effort: the kernel's limits hold, and smaller buffers cost throughput, not correctness.
         let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
         let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
         socket.bind(&bind.into())?;
-        Endpoint::new(EndpointConfig::default(), server, socket.into(), Arc::new(TokioRuntime))
+        Endpoint::new(config, server, socket.into(), Arc::new(TokioRuntime))
     };
     open().map_err(|source| GatewayError::Socket { address: bind, source })
 }

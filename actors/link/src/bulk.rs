@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parhelion_link::{CodeEpoch, Sender, SenderConfig, SenderEvent, TransmitKind};
 use parhelion_plugin::{ErasureCode, ParameterError, Parameters};
-use parhelion_types::{RecordKey, Time};
-use parhelion_wire::{DATAGRAM_HEADER_BYTES, Datagram};
+use parhelion_types::{LogId, RecordKey, Time};
+use parhelion_wire::{Datagram, REPAIR_HEADER_BYTES};
 use quinn_proto::ConnectionHandle;
 
 use crate::config::{IP_UDP_BYTES, PrimaryConfig};
@@ -61,10 +61,6 @@ fn renumber(bytes: &mut [u8], spans: &[(Range<usize>, TransmitKind)], first: u64
     }
 }
 
-fn count(spans: &[(Range<usize>, TransmitKind)], kind: TransmitKind) -> u64 {
-    spans.iter().filter(|(_, other)| *other == kind).count() as u64
-}
-
 /// Bursts sent before the critical lane gets another turn: some hundred microseconds of work.
 const BURSTS_PER_TURN: usize = 16;
 
@@ -90,7 +86,7 @@ impl Bulk {
             .connection(handle)
             .and_then(|connection| connection.datagrams().max_size())
             .ok_or("the mirror's bulk lane takes no datagrams; update the mirror")?;
-        let symbol_bytes = datagram_bytes_max.saturating_sub(DATAGRAM_HEADER_BYTES);
+        let symbol_bytes = datagram_bytes_max.saturating_sub(REPAIR_HEADER_BYTES);
         let packet_bytes = usize::from(config.lane.payload_bytes()) + usize::from(IP_UDP_BYTES);
         let sender = SenderConfig {
             symbol_bytes,
@@ -128,6 +124,13 @@ impl Bulk {
     pub(crate) fn send(&mut self, now: Time, key: RecordKey, record: Bytes, is_awaited: bool) {
         self.backlog.push_back((key, record, is_awaited));
         self.feed(now);
+    }
+
+    /// The mirror takes nothing of the log in this session, so nothing of it will ever be confirmed: what is held of it
+    /// is dropped, and gives its room to others.
+    pub(crate) fn forget_log(&mut self, log: LogId) {
+        self.backlog.retain(|(key, ..)| key.log != log);
+        self.sender.handle_confirmed(RecordKey { log, number: u64::MAX });
     }
 
     /// Changes the code; the epoch and first symbol of the new one.
@@ -187,7 +190,7 @@ impl Bulk {
 
     /// Largest symbol.
     pub(crate) fn symbol_bytes(&self) -> usize {
-        self.datagram_bytes_max.saturating_sub(DATAGRAM_HEADER_BYTES)
+        self.datagram_bytes_max.saturating_sub(REPAIR_HEADER_BYTES)
     }
 
     /// Gives the link core what it has room for.
@@ -253,8 +256,7 @@ impl Bulk {
         if !spans.is_empty() {
             self.stats.datagrams_sent.add(spans.len() as u64);
             self.stats.datagram_bytes_sent.add(bytes.len() as u64);
-            self.stats.resent.add(count(&spans, TransmitKind::Resent));
-            self.stats.repairs_sent.add(count(&spans, TransmitKind::Repair));
+            self.count(&spans);
             self.position += spans.len() as u64;
             self.bursts.push_back((self.position, first + spans.len() as u64));
             spans.sort_by_key(|(_, kind)| *kind == TransmitKind::Repair);
@@ -266,6 +268,18 @@ impl Bulk {
             }));
         }
         self.spans = spans;
+    }
+
+    fn count(&self, spans: &[(Range<usize>, TransmitKind)]) {
+        for (span, kind) in spans {
+            let (datagrams, bytes) = match kind {
+                TransmitKind::Source => (&self.stats.source_sent, &self.stats.source_bytes_sent),
+                TransmitKind::Repair => (&self.stats.repairs_sent, &self.stats.repair_bytes_sent),
+                TransmitKind::Resent => (&self.stats.resent, &self.stats.resent_bytes),
+            };
+            datagrams.add(1);
+            bytes.add(span.len() as u64);
+        }
     }
 
     /// Gives QUIC datagrams for one send: all data or all repairs, because a send may be lost as a whole,

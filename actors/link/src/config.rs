@@ -8,6 +8,7 @@ use std::time::Duration;
 use parhelion_plugin::ErasureCode;
 use parhelion_types::SiteId;
 use parhelion_wire::PAYLOAD_BYTES_MAX;
+use quinn_proto::EndpointConfig;
 use rustls::pki_types::CertificateDer;
 
 /// Finds a code by its name.
@@ -135,6 +136,11 @@ pub struct MirrorConfig {
     pub codes: CodeLookup,
     /// Sockets and timeouts.
     pub lane: LaneConfig,
+    /// Connection ids and reset tokens of the critical lane. With those of the process before it, a primary that has not
+    /// missed that one yet is told at once that it is gone (RFC 9000 section 10.3).
+    pub critical_endpoint: EndpointConfig,
+    /// The same of the bulk lane. Tokens of one lane must be of no use on the other.
+    pub bulk_endpoint: EndpointConfig,
     /// How long a gap in the wire numbers may be mere reordering.
     pub reorder_delay: Duration,
     /// How long a lost symbol may wait for repair before it is asked for again.
@@ -269,6 +275,8 @@ impl MirrorConfig {
             verify_peer,
             codes,
             lane: LaneConfig::default(),
+            critical_endpoint: EndpointConfig::default(),
+            bulk_endpoint: EndpointConfig::default(),
             reorder_delay: Duration::from_millis(2),
             repair_delay: Duration::from_millis(10),
             record_bytes_max: PAYLOAD_BYTES_MAX,

@@ -53,7 +53,17 @@ struct Wire {
     waiting: Option<Waiting>,
     tracked: Option<(ConnectionHandle, OnWire)>,
     sends: u64,
+    /// Since they were taken.
+    sent: Sent,
     last_error: Option<io::ErrorKind>,
+}
+
+/// Packets that the kernel took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sent {
+    pub(crate) packets: u64,
+    /// Without UDP and IP.
+    pub(crate) bytes: u64,
 }
 
 /// Packets in [`Wire::bytes`] that the kernel did not take yet.
@@ -80,7 +90,7 @@ const SEND_ATTEMPTS: usize = 2;
 impl Lane {
     /// A lane for one outgoing connection.
     pub(crate) fn client(kind: LaneKind, bind: SocketAddr, config: &LaneConfig) -> Result<Self, LinkError> {
-        Self::new(kind, bind, config, None)
+        Self::new(kind, bind, config, EndpointConfig::default(), None)
     }
 
     /// A lane that listens.
@@ -88,6 +98,7 @@ impl Lane {
         kind: LaneKind,
         bind: SocketAddr,
         config: &LaneConfig,
+        endpoint: &EndpointConfig,
         tls: &rustls::ServerConfig,
     ) -> Result<Self, LinkError> {
         let mut tls = tls.clone();
@@ -95,18 +106,18 @@ impl Lane {
         let crypto = QuicServerConfig::try_from(tls).map_err(LinkError::tls)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::new(transport(kind, Congestion::Provisioned, config)?));
-        Self::new(kind, bind, config, Some(Arc::new(server)))
+        Self::new(kind, bind, config, endpoint.clone(), Some(Arc::new(server)))
     }
 
     fn new(
         kind: LaneKind,
         bind: SocketAddr,
         config: &LaneConfig,
+        mut endpoint: EndpointConfig,
         server: Option<Arc<ServerConfig>>,
     ) -> Result<Self, LinkError> {
         let socket = Socket::bind(bind, kind.class(), config.socket_send_bytes, config.socket_receive_bytes)
             .map_err(|source| LinkError::Socket { what: kind.name(), address: bind, source })?;
-        let mut endpoint = EndpointConfig::default();
         endpoint
             .max_udp_payload_size(config.payload_bytes().max(DEFAULT_PAYLOAD_BYTES_MAX))
             .map_err(|error| LinkError::Settings(error.to_string()))?;
@@ -122,6 +133,7 @@ impl Lane {
                 waiting: None,
                 tracked: None,
                 sends: 0,
+                sent: Sent::default(),
                 last_error: None,
             },
         })
@@ -304,6 +316,11 @@ impl Lane {
         self.wire.sends
     }
 
+    /// What was sent since this was asked last.
+    pub(crate) fn take_sent(&mut self) -> Sent {
+        std::mem::take(&mut self.wire.sent)
+    }
+
     /// Packets the kernel dropped because this process did not read fast enough.
     pub(crate) fn kernel_drops(&self) -> u64 {
         self.wire.socket.kernel_drops()
@@ -406,6 +423,9 @@ impl Wire {
             match self.socket.send(&packets) {
                 Ok(calls) => {
                     self.sends += calls;
+                    self.sent.packets +=
+                        transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size).max(1)) as u64;
+                    self.sent.bytes += transmit.size as u64;
                     self.last_error = None;
                     if let Some((tracked, on_wire)) = &mut self.tracked
                         && *tracked == from

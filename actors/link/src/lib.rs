@@ -45,4 +45,4 @@ pub use interface::{
 };
 pub use mirror::{MirrorAddresses, MirrorDriver};
 pub use primary::PrimaryDriver;
-pub use stats::{Figure, LinkStats};
+pub use stats::{Figure, LOSS_BURST_CLASSES, LinkStats};

@@ -82,8 +82,9 @@ impl MirrorDriver {
         sink: Box<dyn MirrorSink>,
     ) -> Result<Self, LinkError> {
         config.lane.check().map_err(LinkError::Settings)?;
-        let critical = Lane::server(LaneKind::Critical, config.listen_critical, &config.lane, &config.tls)?;
-        let bulk = Lane::server(LaneKind::Bulk, config.listen_bulk, &config.lane, &config.tls)?;
+        let lane = |kind, address, endpoint| Lane::server(kind, address, &config.lane, endpoint, &config.tls);
+        let critical = lane(LaneKind::Critical, config.listen_critical, &config.critical_endpoint)?;
+        let bulk = lane(LaneKind::Bulk, config.listen_bulk, &config.bulk_endpoint)?;
         let tcp = config.listen_tcp.map(|address| RecordListener::bind(&config, address)).transpose()?;
         Ok(Self {
             config,
@@ -247,6 +248,7 @@ impl MirrorDriver {
             self.stats.host_drops.set(session.host_drops() + self.bulk.kernel_drops());
         }
         self.stats.critical_sends.set(self.critical.sends());
+        self.stats.add_critical(self.critical.take_sent());
         self.stats.bulk_sends.set(self.bulk.sends());
         more
     }
@@ -441,7 +443,7 @@ impl MirrorDriver {
 
     fn send_report(&mut self, now: Instant, time: Time) {
         let Some(session) = &mut self.session else { return };
-        match session.poll_report(time, self.bulk.kernel_drops()) {
+        match session.poll_report(time, self.bulk.kernel_drops(), &self.stats) {
             Ok(None) => {}
             Ok(Some(report)) => {
                 // A report that QUIC does not take is replaced by the next one.

@@ -16,7 +16,7 @@ use crate::config::MirrorConfig;
 use crate::frames::ControlStream;
 use crate::reporter::{Intervals, Reporter};
 use crate::session::ChosenCode;
-use crate::stats::LinkStats;
+use crate::stats::{ChannelTally, LinkStats};
 
 /// Pauses of a flush: between the repairs of no code that gains by them are more.
 const PAUSES_MAX: u32 = 4;
@@ -36,6 +36,7 @@ pub(crate) struct MirrorSession {
     pub(crate) is_tcp: bool,
     pub(crate) phase: MirrorPhase,
     pub(crate) reporter: Reporter,
+    tally: ChannelTally,
     receiver: Option<Receiver>,
     receiver_config: ReceiverConfig,
     code_epoch: u32,
@@ -126,6 +127,7 @@ impl MirrorSession {
             is_tcp,
             phase,
             reporter: Reporter::new(id, now, intervals, datagram_bytes_max),
+            tally: ChannelTally::default(),
             receiver,
             receiver_config,
             code_epoch: hello.code.epoch.to_native(),
@@ -192,7 +194,12 @@ impl MirrorSession {
     }
 
     /// The report, if one is due.
-    pub(crate) fn poll_report(&mut self, now: Time, kernel_drops: u64) -> Result<Option<Bytes>, WireError> {
+    pub(crate) fn poll_report(
+        &mut self,
+        now: Time,
+        kernel_drops: u64,
+        stats: &LinkStats,
+    ) -> Result<Option<Bytes>, WireError> {
         if !self.is_up() || self.reporter.due() > now {
             return Ok(None);
         }
@@ -202,6 +209,7 @@ impl MirrorSession {
         let report = receiver.report(now);
         let host_drops = self.host_drops + kernel_drops.saturating_sub(self.kernel_drops_before);
         let counts = ChannelCountsV1 { host_drops, ..report.counts };
+        self.tally.count(stats, &counts);
         self.reporter.report(now, counts, report.settled_symbols, &report.missing).map(Some)
     }
 

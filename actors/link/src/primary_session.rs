@@ -26,7 +26,7 @@ use crate::interface::{CoverageChange, LinkCommand, LinkEvent, LinkTelemetry, Pr
 use crate::lane::{Lane, LaneEvent};
 use crate::primary::earliest;
 use crate::session::ChosenCode;
-use crate::stats::LinkStats;
+use crate::stats::{ChannelTally, LinkStats};
 use crate::tcp::{NO_SESSION, RecordWriter, WriterEvent};
 use crate::timer::Clock;
 use crate::transport::{CloseCode, LaneKind};
@@ -53,6 +53,7 @@ pub(crate) struct PrimarySession {
     coverage: Vec<CoverageChange>,
     events: Vec<LinkEvent>,
     telemetry: Option<ChannelCountsV1>,
+    tally: ChannelTally,
     /// Why the session is to end and the next one to begin.
     renewal: Option<String>,
 }
@@ -143,6 +144,7 @@ impl PrimarySession {
             coverage: Vec::new(),
             events: Vec::new(),
             telemetry: None,
+            tally: ChannelTally::default(),
             renewal: None,
         })
     }
@@ -167,6 +169,12 @@ impl PrimarySession {
                 (Phase::Up, Some(announcer)) => announcer.announce(key, &announcement),
                 _ => self.stats.commands_discarded.add(1),
             },
+            // On its way here when the mirror refused the log: it would be held and never confirmed.
+            LinkCommand::Send { key, .. }
+                if self.marks.get(&key.log.0).is_some_and(LogMarkV1::is_refused) =>
+            {
+                self.stats.commands_discarded.add(1);
+            }
             LinkCommand::Send { key, record, is_awaited } => match (&self.phase, &mut self.records) {
                 (Phase::Up, Records::Quic(bulk)) => bulk.send(now, key, record, is_awaited),
                 (Phase::Up, Records::Tcp(Some(writer))) => {
@@ -366,6 +374,7 @@ impl PrimarySession {
             }
         }
         self.stats.critical_sends.set(self.critical.sends());
+        self.stats.add_critical(self.critical.take_sent());
         if let Some(connection) = self.critical.connection(self.critical_handle) {
             self.stats.rtt_micros.set_micros(connection.rtt());
         }

@@ -6,21 +6,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use parhelion_actor_runtime::{Credit, Gate};
+use parhelion_actor_runtime::{Budget, Credit};
 use parhelion_types::RecordKey;
 use parhelion_wire::link::RecordV1;
 use parhelion_wire::{Checked, ENVELOPE_BYTES, Envelope, frame};
+use rustix::net::sockopt;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::{MirrorConfig, PeerCheck, PrimaryConfig, Transport};
@@ -52,7 +52,7 @@ pub(crate) struct RecordListener {
     records: mpsc::Receiver<ReceivedRecord>,
     /// A record that was waited for and not taken yet.
     next: Option<ReceivedRecord>,
-    session: Arc<AtomicU64>,
+    session: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -69,6 +69,8 @@ const PROTOCOL: &[u8] = b"parhelion-records/1";
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Connections served at once; a primary has one, and one more while it replaces a broken one.
 const CONNECTIONS_MAX: usize = 16;
+/// Probes of a silent peer that go unanswered until its connection counts as lost.
+const PROBES: u32 = 3;
 /// Records between a connection's task and the driver; their bytes are bounded by credits.
 const RECORDS_MAX: usize = 256;
 /// Bytes of an archived [`RecordV1`], with room for nothing else.
@@ -127,12 +129,13 @@ impl RecordListener {
         let mut tls = (*config.tls).clone();
         tls.alpn_protocols = vec![PROTOCOL.to_vec()];
         let (deliver, records) = mpsc::channel(RECORDS_MAX);
-        let session = Arc::new(AtomicU64::new(NO_SESSION));
+        let (session, current) = watch::channel(NO_SESSION);
         let reader = Reader {
             acceptor: TlsAcceptor::from(Arc::new(tls)),
             verify_peer: config.verify_peer.clone(),
-            session: session.clone(),
-            credits: Gate::new(config.pending_bytes_max as u64),
+            session: current,
+            silence_max: config.lane.idle_timeout,
+            credits: Budget::new(config.pending_bytes_max as u64),
             record_bytes_max: config.record_bytes_max,
             deliver,
         };
@@ -144,9 +147,10 @@ impl RecordListener {
         self.address
     }
 
-    /// Names the session whose records are taken.
+    /// Names the session whose records are taken, before its primary is welcomed. Ends all connections that there
+    /// are: they belong to sessions before it, and one whose primary died would hold its place and its credit.
     pub(crate) fn set_session(&mut self, session: u64) {
-        self.session.store(session, Ordering::Relaxed);
+        self.session.send_replace(session);
     }
 
     /// The next record, if one is there. Not asking is how the driver stops the primary.
@@ -182,9 +186,15 @@ async fn write_records(
         let stream = TcpStream::connect(config.tcp).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         if let Transport::Tcp { congestion: Some(name) } = &config.transport {
-            set_congestion(&stream, name).map_err(|error| {
-                format!("congestion control {name:?} is not to be had: {error}; load its module")
-            })?;
+            // Mirroring with another one is better than none.
+            if let Err(error) = set_congestion(&stream, name) {
+                tracing::warn!(
+                    name,
+                    %error,
+                    "the kernel does not allow this congestion control, and takes its default: load the module, or list \
+                     it in net.ipv4.tcp_allowed_congestion_control"
+                );
+            }
         }
         let mut tls = (*config.tls).clone();
         tls.alpn_protocols = vec![PROTOCOL.to_vec()];
@@ -220,34 +230,41 @@ async fn write_records(
 struct Reader {
     acceptor: TlsAcceptor,
     verify_peer: PeerCheck,
-    session: Arc<AtomicU64>,
-    credits: Gate,
+    session: watch::Receiver<u64>,
+    /// A peer that is silent for so long is asked whether it is there.
+    silence_max: Duration,
+    credits: Budget,
     record_bytes_max: usize,
     deliver: mpsc::Sender<ReceivedRecord>,
 }
 
 async fn serve(listener: TcpListener, reader: Arc<Reader>) {
-    let mut connections = tokio::task::JoinSet::new();
+    let mut session = reader.session.clone();
+    let mut connections = JoinSet::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        if connections.len() >= CONNECTIONS_MAX {
-            connections.join_next().await;
-            continue;
-        }
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let reader = reader.clone();
-                connections.spawn(async move {
-                    if let Err(reason) = reader.read_records(stream).await {
-                        tracing::info!(%peer, %reason, "record stream ended");
-                    }
-                });
-            }
-            // Out of file descriptors, or a client that gave up: neither gets better by spinning.
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a record stream; trying again");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        tokio::select! {
+            // First, because who is accepted after a change belongs to the session after it.
+            biased;
+            changed = session.changed() => match changed {
+                Ok(()) => connections.abort_all(),
+                Err(_) => return,
+            },
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, peer)) => {
+                    let reader = reader.clone();
+                    connections.spawn(async move {
+                        if let Err(reason) = reader.read_records(stream).await {
+                            tracing::info!(%peer, %reason, "record stream ended");
+                        }
+                    });
+                }
+                // Out of file descriptors, or a client that gave up: neither gets better by spinning.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a record stream; trying again");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
         }
     }
 }
@@ -255,6 +272,7 @@ async fn serve(listener: TcpListener, reader: Arc<Reader>) {
 impl Reader {
     async fn read_records(&self, stream: TcpStream) -> Result<(), String> {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        watch_silence(&stream, self.silence_max).map_err(|error| error.to_string())?;
         let accept = tokio::time::timeout(HANDSHAKE_MAX, self.acceptor.accept(stream)).await;
         let mut stream = accept.map_err(|_| "no handshake".to_owned())?.map_err(|error| error.to_string())?;
         let (_, connection) = stream.get_ref();
@@ -286,7 +304,7 @@ impl Reader {
             if own_session == NO_SESSION {
                 own_session = session;
             }
-            if session != own_session || session != self.session.load(Ordering::Relaxed) {
+            if session != own_session || session != *self.session.borrow() {
                 return Err("its session is over".to_owned());
             }
             if self.deliver.send(ReceivedRecord { session, record, _credit: credit }).await.is_err() {
@@ -309,6 +327,17 @@ fn admit(
     verify_peer(certificate)
 }
 
+/// Has the kernel ask a silent peer whether it is there, and end the connection if it is not: an idle primary sends
+/// nothing for hours, and neither does one whose host is gone.
+fn watch_silence(stream: impl AsFd, silence_max: Duration) -> rustix::io::Result<()> {
+    // The kernel counts seconds.
+    let between = (silence_max / PROBES).max(Duration::from_secs(1));
+    sockopt::set_tcp_keepidle(&stream, silence_max.max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_keepintvl(&stream, between)?;
+    sockopt::set_tcp_keepcnt(&stream, PROBES)?;
+    sockopt::set_socket_keepalive(&stream, true)
+}
+
 fn set_congestion(stream: &TcpStream, name: &str) -> io::Result<()> {
     // SAFETY: the option value is `name.len()` bytes that outlive the call; the kernel copies them.
     let result = unsafe {
@@ -321,4 +350,22 @@ fn set_congestion(stream: &TcpStream, name: &str) -> io::Result<()> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_peer_is_asked_whether_it_is_there() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        for (silence_max, idle, between) in [(6000, 6, 2), (100, 1, 1)] {
+            watch_silence(&stream, Duration::from_millis(silence_max)).unwrap();
+            assert!(sockopt::socket_keepalive(&stream).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(idle));
+            assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), Duration::from_secs(between));
+            assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), PROBES);
+        }
+    }
 }

@@ -11,6 +11,7 @@ use parhelion_link_driver::{
 };
 use parhelion_types::{Error, ErrorKind, Role, SiteId};
 use parhelion_wire::link::LogTailV1;
+use quinn_proto::HashedConnectionIdGenerator;
 
 /// The same configuration on the ports that another mirror had.
 fn on_ports_of(mirror: &Mirror, mut config: MirrorConfig) -> MirrorConfig {
@@ -52,6 +53,36 @@ async fn a_restarted_mirror_is_found_again_and_gets_the_rest() {
         assert_eq!(primary.stats.sessions.get(), 2);
         drop(mirror);
     }
+}
+
+#[tokio::test]
+async fn a_mirror_that_was_killed_says_so_as_soon_as_it_is_back() {
+    let pki = Pki::new();
+    let mut config = mirror_config(&pki);
+    // Both ends are more patient than this test.
+    config.lane.idle_timeout = Duration::from_secs(120);
+    for (key, endpoint) in [(7, &mut config.critical_endpoint), (8, &mut config.bulk_endpoint)] {
+        endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
+    }
+    let mut mirror = Mirror::start(config.clone());
+    let mut primary_config = primary_config(&pki, mirror.addresses);
+    primary_config.lane.idle_timeout = config.lane.idle_timeout;
+    let mut primary = Primary::start(primary_config);
+    primary.up().await;
+    for number in 0..20 {
+        primary.send(4, number, 5_000);
+    }
+    primary.until(|p| p.mirrored.get(&4) == Some(&20)).await;
+    mirror.kill().await;
+    let config = on_ports_of(&mirror, config);
+    let mirror = Mirror::start_with(config, mirror.store.clone());
+    // Something must reach it before it can answer.
+    primary.send(4, 20, 5_000);
+    assert!(primary.down().await.contains("reset by peer"));
+    assert_eq!(primary.up().await, [mark(4, 20)]);
+    primary.send(4, 20, 5_000);
+    primary.until(|p| p.mirrored.get(&4) == Some(&21)).await;
+    drop(mirror);
 }
 
 #[tokio::test]

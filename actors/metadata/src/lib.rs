@@ -58,8 +58,13 @@ pub enum Choice {
         /// The storage node with the fewest logs.
         node: NodeId,
     },
-    /// This request has created the log before.
-    Exists(LogId),
+    /// This request has asked for the log before. Whether it is there, its storage node knows.
+    Exists {
+        /// The log.
+        log: LogId,
+        /// The storage node that has it, or was to have it.
+        node: NodeId,
+    },
     /// The name is another request's, or one's that is not known here: the creation record tells.
     Taken {
         /// The log.
@@ -148,7 +153,10 @@ impl MetadataActor {
 
     fn create(&mut self, create: &CreateLog) -> Choice {
         match self.directory.create(&create.name, create.request) {
-            Ok((log, false)) => Choice::Exists(log),
+            Ok((log, false)) => match self.placed.get(&log) {
+                Some(&node) => Choice::Exists { log, node },
+                None => Choice::Incomplete,
+            },
             Ok((log, true)) => {
                 // The lowest number of those that have the fewest.
                 let (&node, _) = self.load.iter().min_by_key(|(_, logs)| **logs).expect("there are nodes");
@@ -240,7 +248,7 @@ mod tests {
         assert_eq!(create(&mut actor, "a", 1), new(0, 2));
         assert_eq!(create(&mut actor, "b", 2), new(1, 3));
         assert_eq!(create(&mut actor, "c", 3), new(2, 2));
-        assert_eq!(create(&mut actor, "c", 3), Choice::Exists(LogId(2)));
+        assert_eq!(create(&mut actor, "c", 3), Choice::Exists { log: LogId(2), node: NodeId(2) });
         let taken = create(&mut actor, "b", 4);
         assert!(
             matches!(taken, Choice::Taken { log: LogId(1), node: NodeId(3), .. }),

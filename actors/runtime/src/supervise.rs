@@ -1,10 +1,10 @@
 //! Actors that outlive their panics.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -39,6 +39,21 @@ impl Policy {
 /// Called when an actor has used up its restarts; gets the actor's name. The actor is dead by then.
 pub type Escalation = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Of this process, by name: an actor that runs on any arbiter is counted, whoever started it.
+static RESTARTS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+/// How often each supervised actor of this process was rebuilt. Actors that are never rebuilt ([`Policy::CRASH`]) are
+/// not listed.
+#[must_use]
+pub fn restarts() -> Vec<(&'static str, u64)> {
+    let restarts = RESTARTS.lock().unwrap_or_else(PoisonError::into_inner);
+    restarts.iter().map(|(&name, &count)| (name, count)).collect()
+}
+
+fn count_restarts(name: &'static str, more: u64) {
+    *RESTARTS.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += more;
+}
+
 /// Starts `actor` on the current arbiter, or on the current `LocalSet`.
 ///
 /// When a handler panics, the message in hand is lost (its sender sees a closed mailbox), every other
@@ -48,6 +63,9 @@ pub fn supervise<A>(name: &'static str, policy: Policy, escalate: Escalation, ac
 where
     A: Supervised + Actor<Context = Context<A>>,
 {
+    if policy.restarts_max > 0 {
+        count_restarts(name, 0);
+    }
     let context = Context::new();
     let address = context.address();
     let shell = Shell {
@@ -89,7 +107,7 @@ impl<A: Supervised + Actor<Context = Context<A>> + Unpin> Future for Shell<A> {
                 self.pause = None;
                 let restarted = catch_unwind(AssertUnwindSafe(|| self.context.restart()));
                 match restarted {
-                    Ok(true) => {}
+                    Ok(true) => count_restarts(self.name, 1),
                     Ok(false) => return Poll::Ready(()),
                     Err(_) => match self.next_pause() {
                         Some(pause) => {
@@ -212,6 +230,7 @@ mod tests {
             drop(supervise("driver", QUICK, Arc::new(|_| panic!("it panics only once")), driver));
             for _ in 0..1000 {
                 if runs.load(Ordering::Relaxed) == 2 {
+                    assert!(restarts().contains(&("driver", 1)), "{:?}", restarts());
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,5 +1,7 @@
 //! The storage actor: a shell around the primary's and the mirror's cores.
 
+mod promotion;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +12,24 @@ use actix::{
 use parhelion_actor_runtime::{Clock, Credit};
 use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorCommand, MirrorEvent};
 use parhelion_mirror::{
-    Acked, Append, Covered, Effect, Event, Input, Primary, PrimaryConfig, PrimaryLog, Promotion, Replica,
-    ReplicaEffect, ReplicaEvent, ReplicaInput, Reply, Token,
+    Acked, Append, Covered, Effect, Input, Primary, PrimaryConfig, PrimaryLog, Promotion, Replica,
+    ReplicaEffect, ReplicaInput, Reply, Token,
 };
 use parhelion_observability::{AppendOutcome, AppendTracer, Metrics, RiskScope, TimeBase};
 use parhelion_risk::Pricer;
-use parhelion_types::{Epoch, Error, LogId, RequestId, Time};
+use parhelion_types::limits::WAITING_APPEND_BYTES;
+use parhelion_types::{
+    AppendRequest, Durability, Epoch, Error, ErrorKind, LogId, RecordKey, RequestId, SiteId, Time,
+};
 use parhelion_wire::link::LogMarkV1;
 use tokio::sync::{mpsc, oneshot};
 
+use self::promotion::{Held, fencing_marks};
 use crate::answers::{AnswerBatches, Answered};
+use crate::catalogue::SiteState;
+use crate::confirmation::Unconfirmed;
 use crate::deferred::DeferredWrites;
+use crate::events::{log_event, log_replica_event};
 use crate::mirroring::{MirroringLatency, PendingBytes};
 use crate::request::{
     Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, Relink, Request, Requests, SetChannel,
@@ -28,6 +37,7 @@ use crate::request::{
 };
 use crate::store::{Store, StoreEvent, WriteRequest};
 use crate::trace::{AppendTraces, Asked, MirrorTraces};
+use crate::unwritten::UnwrittenCredits;
 
 /// What a storage actor is built from.
 pub struct StorageConfig {
@@ -39,6 +49,9 @@ pub struct StorageConfig {
     pub primary: PrimaryConfig,
     /// Prices appends.
     pub pricer: Pricer,
+    /// Appends above the level `local` that may wait for their answer at once; more are refused as busy. Below the
+    /// front ends' budget by so much that appends at the level `local` always have room beside them.
+    pub waiting_max: usize,
     /// Metrics of the process.
     pub metrics: Metrics,
     /// Traces of the process.
@@ -69,6 +82,12 @@ pub struct StorageActor {
     config: StorageConfig,
     next_token: Token,
     waiting: HashMap<Token, Waiting>,
+    /// How many of them are appends above the level `local`.
+    waiting_for_mirror: usize,
+    unwritten: UnwrittenCredits,
+    unconfirmed: Unconfirmed,
+    /// The append that the core is looking at: answered at once with an error, nothing of it was stored.
+    arriving: Option<Token>,
     traces: AppendTraces,
     mirror_traces: MirrorTraces,
     /// The timer that is set, and for when.
@@ -76,9 +95,10 @@ pub struct StorageActor {
     draining: Option<oneshot::Sender<()>>,
     /// Logs of a mirror that are being cut back on disk.
     rewinding: HashMap<LogId, u32>,
-    /// Primaries that wait for that, and for what is on its way to the disk, before they are welcomed.
-    held_hellos: Vec<Token>,
+    /// Records that are on their way to the disk, by log: how many it will have then.
     writes_pending: HashMap<LogId, u64>,
+    /// Who waits for both at a mirror.
+    held: Held,
     /// The way to the store.
     writes: DeferredWrites,
     /// What the messages that came together have led to: to be handed on together.
@@ -104,8 +124,17 @@ enum Core {
 }
 
 enum Waiting {
-    Create { answer: Answer<LogId>, name: String, request: RequestId },
-    Append { answer: Answer<Box<Acked>>, asked: Asked, _credit: Credit },
+    Create {
+        answer: Answer<LogId>,
+        name: String,
+        request: RequestId,
+    },
+    /// The credit is for the waiting alone: that of the bytes goes with their record.
+    Append {
+        answer: Answer<Box<Acked>>,
+        asked: Asked,
+        _credit: Credit,
+    },
     Free(Answer<()>),
     Promote(Answer<Promotion>),
     Welcome(oneshot::Sender<Result<Vec<LogMarkV1>, Error>>),
@@ -121,8 +150,8 @@ impl StorageActor {
 
     /// A mirror.
     #[must_use]
-    pub fn mirror(config: StorageConfig, epoch: Epoch, logs: Vec<PrimaryLog>) -> Self {
-        Self::new(Core::Mirror(Replica::new(epoch, logs)), config)
+    pub fn mirror(config: StorageConfig, site: SiteId, epoch: Epoch, logs: Vec<PrimaryLog>) -> Self {
+        Self::new(Core::Mirror(Replica::new(site, epoch, logs)), config)
     }
 
     fn new(core: Core, config: StorageConfig) -> Self {
@@ -132,13 +161,17 @@ impl StorageActor {
             link: Link::None,
             next_token: 1,
             waiting: HashMap::new(),
+            waiting_for_mirror: 0,
+            unwritten: UnwrittenCredits::default(),
+            unconfirmed: Unconfirmed::default(),
+            arriving: None,
             traces: AppendTraces::new(config.tracer.clone(), base),
             mirror_traces: MirrorTraces::new(config.tracer.clone()),
             timer: None,
             draining: None,
             rewinding: HashMap::new(),
-            held_hellos: Vec::new(),
             writes_pending: HashMap::new(),
+            held: Held::default(),
             writes: DeferredWrites::new(config.store.clone()),
             gathered: Gathered::default(),
             config,
@@ -152,15 +185,66 @@ impl StorageActor {
         token
     }
 
-    fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
-        let Core::Primary(primary) = &mut self.core else { return };
+    /// Hands an input to the primary's core and carries out what follows. Returns the record that it has written, if
+    /// it has; no input writes two.
+    fn step(&mut self, input: Input, ctx: &mut Context<Self>) -> Option<RecordKey> {
+        let Core::Primary(primary) = &mut self.core else { return None };
         let mut effects = Vec::new();
         primary.step(self.config.clock.now(), input, &mut effects);
+        let mut written = None;
         for effect in effects {
+            if let Effect::Write { record, .. } = &effect {
+                written = Some(record.header.key());
+            }
             self.carry_out(effect, ctx);
         }
         self.gather(ctx);
         self.arm(ctx);
+        written
+    }
+
+    fn append(
+        &mut self,
+        append: AppendRequest,
+        mut credit: Credit,
+        answer: Answer<Box<Acked>>,
+        ctx: &mut Context<Self>,
+    ) {
+        let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } = append;
+        let asked = Asked { bytes: payload.len() as u64, durability, max_risk };
+        if asked.waits_for_mirror() {
+            if self.waiting_for_mirror >= self.config.waiting_max {
+                self.config.metrics.append(durability, AppendOutcome::Refused, asked.bytes, Duration::ZERO);
+                // Whoever asked may have gone.
+                let _ = answer.send(Err(self.too_many_wait(log, durability)));
+                return;
+            }
+            self.waiting_for_mirror += 1;
+        }
+        let bytes_credit = credit.take_beyond(WAITING_APPEND_BYTES);
+        let token = self.token(Waiting::Append { answer, asked, _credit: credit });
+        let trace = self.traces.begin(token, trace);
+        let time = self.config.clock.wall();
+        let append =
+            Append { token, log, payload, durability, max_risk, deadline, request, explain, trace, time };
+        self.arriving = Some(token);
+        let written = self.step(Input::Append(append), ctx);
+        self.arriving = None;
+        // What wrote no record was refused or is stored already, and has freed its bytes.
+        if let Some(record) = written {
+            self.unwritten.hold(record, bytes_credit);
+        }
+    }
+
+    fn too_many_wait(&self, log: LogId, durability: Durability) -> Error {
+        let waiting = self.waiting_for_mirror;
+        Error::new(
+            ErrorKind::Busy,
+            format!(
+                "append to log {log}: {waiting} appends wait for the mirror, and no more are taken above the level \
+                 local; this attempt stored nothing. Retry at level {durability} when the mirror answers, or append at local"
+            ),
+        )
     }
 
     /// Sees to it that what was gathered is handed on, when the mailbox is empty or there is enough.
@@ -214,6 +298,12 @@ impl StorageActor {
             Effect::Send { key, record, is_awaited } => {
                 self.to_link(LinkCommand::Send { key, record, is_awaited });
             }
+            Effect::Fenced(epoch) => self.fenced(epoch),
+            Effect::Reconciled(logs) => {
+                // Were it remembered on, the next process could cut back what the mirror is about to get.
+                let forgotten = self.config.store.catalogue().forget_commons(&logs);
+                forgotten.expect("a node whose catalogue cannot be written does not go on");
+            }
             Effect::Rewind(logs) => self.to_link(LinkCommand::Rewind(logs)),
             Effect::ReadBacklog { log, from, bytes_max, session } => {
                 let store = self.config.store.clone();
@@ -263,36 +353,16 @@ impl StorageActor {
         }
     }
 
-    /// Becomes a primary without a link, under the new epoch.
-    fn promoted(&mut self, token: Token, promotion: Promotion, dry_run: bool) {
-        let Some(Waiting::Promote(answer)) = self.waiting.remove(&token) else { return };
-        if dry_run {
-            let _ = answer.send(Ok(promotion));
-            return;
+    /// The other site was promoted. It says so again in every session, but there may be none after a restart.
+    fn fenced(&mut self, seen: Epoch) {
+        tracing::error!(epoch = %seen, "the other site was promoted under a newer epoch; this site takes no more appends");
+        let catalogue = self.config.store.catalogue();
+        let remembered = catalogue
+            .site()
+            .and_then(|site| catalogue.put_site(SiteState { seen: seen.max(site.seen), ..site }));
+        if let Err(error) = remembered {
+            tracing::error!(%error, "this is not remembered: do not start the node again before it is");
         }
-        if let Err(error) = (self.config.promote)(promotion.epoch) {
-            let _ = answer.send(Err(error));
-            return;
-        }
-        // The driver goes on listening: the old primary must learn of the new epoch when it comes back.
-        let epoch = promotion.epoch;
-        self.config.primary.epoch = epoch;
-        let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), Vec::new());
-        let core = std::mem::replace(&mut self.core, Core::Primary(Box::new(primary)));
-        if let Core::Mirror(replica) = core {
-            let logs = replica.into_logs(epoch);
-            for (log, refusal) in logs.iter().filter_map(|log| Some((log.log, log.refusal.as_ref()?))) {
-                tracing::error!(%log, %refusal, "promoted with a log that takes no records");
-            }
-            tracing::warn!(%epoch, logs = logs.len(), missing = promotion.missing.len(), "promoted to primary");
-            let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs);
-            // A primary that lives, and has a session, hears of it now.
-            if let (Link::Mirror(commands), Ok(marks)) = (&self.link, fencing_marks(&primary)) {
-                let _ = commands.send(MirrorCommand::Marks(marks));
-            }
-            self.core = Core::Primary(Box::new(primary));
-        }
-        let _ = answer.send(Ok(promotion));
     }
 
     fn write(&mut self, request: WriteRequest) {
@@ -301,22 +371,27 @@ impl StorageActor {
         self.writes.write(request);
     }
 
-    /// Answers primaries that wait for a session, once this mirror's logs end where its disk says. Of a primary
-    /// that died and comes back, records may still be on their way to the disk: it must hear of them, because
-    /// it may have lost them.
-    fn welcome_held(&mut self) {
-        if self.rewinding.is_empty() && self.writes_pending.is_empty() {
-            for token in std::mem::take(&mut self.held_hellos) {
-                match &self.core {
-                    Core::Mirror(_) => self.step_mirror(ReplicaInput::Hello { token }),
-                    // Promoted while it waited.
-                    Core::Primary(primary) => {
-                        if let Some(Waiting::Welcome(marks)) = self.waiting.remove(&token) {
-                            let _ = marks.send(fencing_marks(primary));
-                        }
-                    }
+    /// Takes what comes over the link at a mirror.
+    fn take_in(&mut self, event: MirrorEvent) {
+        match event {
+            MirrorEvent::Hello { site, session, marks } => {
+                tracing::info!(%site, session, "primary asks for a session");
+                if let Core::Primary(primary) = &self.core {
+                    let _ = marks.send(fencing_marks(primary));
+                    return;
                 }
+                let token = self.token(Waiting::Welcome(marks));
+                self.held.hello(token);
+                self.settle();
             }
+            MirrorEvent::Rewind(logs) => self.step_mirror(ReplicaInput::Rewind(logs)),
+            MirrorEvent::Announced(batch) => self.step_mirror(ReplicaInput::Announced(batch)),
+            MirrorEvent::Records(records) => {
+                let bytes = records.iter().map(bytes::Bytes::len).sum();
+                self.step_mirror(ReplicaInput::Records(records));
+                self.config.pending.taken(bytes, self.retained_bytes());
+            }
+            MirrorEvent::Down { reason } => tracing::warn!(%reason, "link from the primary is down"),
         }
     }
 
@@ -329,6 +404,11 @@ impl StorageActor {
 
     fn reply(&mut self, token: Token, reply: Result<Reply, Error>) {
         let Some(waiting) = self.waiting.remove(&token) else { return };
+        if let Waiting::Append { asked, .. } = &waiting
+            && asked.waits_for_mirror()
+        {
+            self.waiting_for_mirror -= 1;
+        }
         match (waiting, reply) {
             (Waiting::Create { answer, name, request }, Ok(Reply::Created(log))) => {
                 (self.config.learned)(log, name, request);
@@ -351,16 +431,30 @@ impl StorageActor {
             (Waiting::Create { answer, .. }, Err(error)) => drop(answer.send(Err(error))),
             (Waiting::Free(answer), Err(error)) => drop(answer.send(Err(error))),
             (Waiting::Append { answer, asked, .. }, Err(error)) => {
-                self.config.metrics.append(
-                    asked.durability,
-                    AppendOutcome::Failed,
-                    asked.bytes,
-                    Duration::ZERO,
-                );
+                let outcome = match self.arriving {
+                    Some(arriving) if arriving == token => AppendOutcome::of_refusal(error.kind()),
+                    _ => AppendOutcome::Failed,
+                };
+                self.config.metrics.append(asked.durability, outcome, asked.bytes, Duration::ZERO);
                 self.traces.failed(token, &error);
                 drop(answer.send(Err(error)));
             }
             (_, reply) => tracing::error!(token, ?reply, "answer of the wrong kind"),
+        }
+    }
+
+    /// Counts how long confirmations took, by the marks that the mirror has sent.
+    fn confirmed(&mut self, marks: &[LogMarkV1]) {
+        let now = self.config.clock.now();
+        for mark in marks {
+            let log = LogId(mark.log);
+            if mark.epoch > self.config.primary.epoch.0 {
+                // Promoted: what it has now says nothing of what was sent to it.
+                self.unconfirmed.forget(log);
+            } else if !mark.is_refused() {
+                let latency = &self.config.metrics.confirmation_latency;
+                self.unconfirmed.confirmed(now, log, mark.records, |span| latency.observe_duration(span));
+            }
         }
     }
 
@@ -384,6 +478,7 @@ impl StorageActor {
     }
 
     fn durable(&mut self, log: LogId, records: u64) {
+        self.unwritten.durable(log, records);
         if self.writes_pending.get(&log).is_some_and(|&pending| pending <= records) {
             self.writes_pending.remove(&log);
         }
@@ -443,49 +538,24 @@ impl Handler<Request> for StorageActor {
         let refusal = || match self.core {
             Core::Mirror(_) => Replica::refusal(),
             Core::Primary(_) => Error::new(
-                parhelion_types::ErrorKind::Closed,
+                ErrorKind::Closed,
                 "this node is shutting down; retry at another node, with the same request id",
             ),
         };
         match request {
             Request::Create { answer, .. } if !writable => drop(answer.send(Err(refusal()))),
-            Request::Append { answer, .. } if !writable => drop(answer.send(Err(refusal()))),
+            Request::Append { append, answer, .. } if !writable => {
+                let (level, bytes) = (append.durability, append.payload.len() as u64);
+                self.config.metrics.append(level, AppendOutcome::Refused, bytes, Duration::ZERO);
+                drop(answer.send(Err(refusal())));
+            }
             Request::Free { answer, .. } if !writable => drop(answer.send(Err(refusal()))),
             Request::Create { log, name, degrade, request, answer } => {
                 let token = self.token(Waiting::Create { answer, name: name.clone(), request });
                 let time = self.config.clock.wall();
                 self.step(Input::Create { token, log, name, degrade, request, time }, ctx);
             }
-            Request::Append {
-                log,
-                payload,
-                durability,
-                max_risk,
-                deadline,
-                request,
-                explain,
-                trace,
-                credit,
-                answer,
-            } => {
-                let asked = Asked { bytes: payload.len() as u64, durability, max_risk };
-                let token = self.token(Waiting::Append { answer, asked, _credit: credit });
-                let trace = self.traces.begin(token, trace);
-                let time = self.config.clock.wall();
-                let append = Append {
-                    token,
-                    log,
-                    payload,
-                    durability,
-                    max_risk,
-                    deadline,
-                    request,
-                    explain,
-                    trace,
-                    time,
-                };
-                self.step(Input::Append(append), ctx);
-            }
+            Request::Append { append, credit, answer } => self.append(append, credit, answer, ctx),
             Request::Free { log, number, address, answer } => {
                 let token = self.token(Waiting::Free(answer));
                 let time = self.config.clock.wall();
@@ -498,17 +568,7 @@ impl Handler<Request> for StorageActor {
                 };
                 let _ = answer.send(freed);
             }
-            Request::Promote { dry_run, answer } => match self.core {
-                Core::Mirror(_) => {
-                    let token = self.token(Waiting::Promote(answer));
-                    self.step_mirror(ReplicaInput::Promote { token, dry_run });
-                }
-                Core::Primary(_) => {
-                    let error =
-                        Error::invalid("this site is a primary already; only a mirror can be promoted");
-                    let _ = answer.send(Err(error));
-                }
-            },
+            Request::Promote { dry_run, answer } => self.promote(dry_run, answer),
             Request::ChangeCode { name, parameters, done } => {
                 self.to_link(LinkCommand::ChangeCode { name, parameters, done });
             }
@@ -548,7 +608,12 @@ impl Handler<FromStore> for StorageActor {
                         continue;
                     }
                     match self.core {
-                        Core::Primary(_) => self.step(Input::Durable { log, records }, ctx),
+                        Core::Primary(_) => {
+                            if matches!(self.link, Link::Primary(_)) {
+                                self.unconfirmed.durable(self.config.clock.now(), log, records);
+                            }
+                            self.step(Input::Durable { log, records }, ctx);
+                        }
                         Core::Mirror(_) => {
                             self.mirror_traces.durable(log, records);
                             self.step_mirror(ReplicaInput::Durable { log, records, end });
@@ -567,7 +632,9 @@ impl Handler<FromStore> for StorageActor {
             }
             StoreEvent::Failed { log, reason } => {
                 match self.core {
-                    Core::Primary(_) => self.step(Input::WriteFailed { log, reason }, ctx),
+                    Core::Primary(_) => {
+                        self.step(Input::WriteFailed { log, reason }, ctx);
+                    }
                     Core::Mirror(_) => self.step_mirror(ReplicaInput::WriteFailed { log, reason }),
                 }
                 // Nothing of it is on its way to the disk any more: neither a drain nor a primary waits for it.
@@ -578,7 +645,7 @@ impl Handler<FromStore> for StorageActor {
         }
         self.writes.hand_on();
         self.config.pending.retained(self.retained_bytes());
-        self.welcome_held();
+        self.settle();
     }
 }
 
@@ -590,6 +657,7 @@ impl Handler<FromLink> for StorageActor {
             let input = match event {
                 LinkEvent::Up { peer, marks, structure, code } => {
                     tracing::info!(%peer, %code, logs = marks.len(), "link is up");
+                    self.confirmed(&marks);
                     Input::LinkUp { marks, structure, code }
                 }
                 LinkEvent::Down { reason } => {
@@ -609,7 +677,10 @@ impl Handler<FromLink> for StorageActor {
                         })
                         .collect(),
                 ),
-                LinkEvent::Mirrored(marks) => Input::Mirrored(marks),
+                LinkEvent::Mirrored(marks) => {
+                    self.confirmed(&marks);
+                    Input::Mirrored(marks)
+                }
             };
             self.step(input, ctx);
         }
@@ -632,25 +703,8 @@ impl Handler<FromMirrorLink> for StorageActor {
 
     fn handle(&mut self, FromMirrorLink(events): FromMirrorLink, _: &mut Context<Self>) {
         for event in events {
-            match event {
-                MirrorEvent::Hello { site, session, marks } => {
-                    tracing::info!(%site, session, "primary asks for a session");
-                    if let Core::Primary(primary) = &self.core {
-                        let _ = marks.send(fencing_marks(primary));
-                        continue;
-                    }
-                    let token = self.token(Waiting::Welcome(marks));
-                    self.held_hellos.push(token);
-                    self.welcome_held();
-                }
-                MirrorEvent::Rewind(logs) => self.step_mirror(ReplicaInput::Rewind(logs)),
-                MirrorEvent::Announced(batch) => self.step_mirror(ReplicaInput::Announced(batch)),
-                MirrorEvent::Records(records) => {
-                    let bytes = records.iter().map(bytes::Bytes::len).sum();
-                    self.step_mirror(ReplicaInput::Records(records));
-                    self.config.pending.taken(bytes, self.retained_bytes());
-                }
-                MirrorEvent::Down { reason } => tracing::warn!(%reason, "link from the primary is down"),
+            if let Some(event) = self.held.pass(event) {
+                self.take_in(event);
             }
         }
     }
@@ -671,77 +725,5 @@ impl Handler<BacklogRead> for StorageActor {
     fn handle(&mut self, read: BacklogRead, ctx: &mut Context<Self>) {
         let BacklogRead { log, session, records } = read;
         self.step(Input::Backlog { log, session, records }, ctx);
-    }
-}
-
-/// What a promoted site tells its old primary: the marks of its logs under the epoch that fences it.
-fn fencing_marks(primary: &Primary) -> Result<Vec<LogMarkV1>, Error> {
-    let marks: Vec<LogMarkV1> = primary
-        .logs()
-        .map(|log| LogMarkV1 {
-            log: log.log.0,
-            epoch: log.epoch,
-            records: log.durable,
-            segment: log.end.segment.0,
-            offset: log.end.offset,
-        })
-        .collect();
-    if marks.is_empty() {
-        let message = "this site was promoted and has no logs; the old primary must not write any more";
-        return Err(Error::new(parhelion_types::ErrorKind::Fenced, message));
-    }
-    Ok(marks)
-}
-
-fn log_event(event: &Event) {
-    match event {
-        Event::Overdue { key, asked } => {
-            let (log, number) = (key.log, key.number);
-            tracing::warn!(%log, number, %asked, "append is overdue; its log's policy is to block");
-        }
-        Event::Degraded { key, asked } => {
-            let (log, number) = (key.log, key.number);
-            tracing::warn!(%log, number, %asked, "append was acknowledged below the level asked");
-        }
-        Event::Spilled { log } => {
-            tracing::info!(%log, "link buffer is full; the mirror is fed from the log's segments");
-        }
-        Event::CaughtUp { log } => tracing::info!(%log, "the mirror has caught up"),
-        Event::Fenced { log, epoch } => {
-            tracing::error!(%log, epoch, "the other site has a newer epoch; this site takes no more appends");
-        }
-        Event::Ahead { log, mirror, here } => {
-            tracing::warn!(%log, mirror, here, "the mirror has records that were lost here unacknowledged; cutting it back");
-        }
-        Event::Diverged { log, mirror, here } => {
-            tracing::error!(%log, mirror, here, "the mirror holds more of the log than this site; not feeding it");
-        }
-        Event::Refused { log } => {
-            tracing::error!(%log, "the mirror cannot take the log, its status says why; the others go on");
-        }
-        Event::Unknown { log } => {
-            tracing::warn!(%log, "the mirror has a log that this site has not; its number is not used again");
-        }
-        Event::BacklogFailed { log, reason } => {
-            tracing::error!(%log, %reason, "the log cannot be read to feed the mirror; trying in the next session");
-        }
-    }
-}
-
-fn log_replica_event(event: &ReplicaEvent) {
-    match event {
-        ReplicaEvent::Diverged { log, reason } => {
-            tracing::error!(%log, %reason, "the primary's log is no continuation of the mirror's; not applying it");
-        }
-        ReplicaEvent::Rewound { log, from, to } => {
-            tracing::warn!(%log, from, to, "the primary lost records in a crash; cutting the log back to what it has");
-        }
-        ReplicaEvent::Unlisted { log } => {
-            tracing::warn!(%log, "more appends are announced and missing than can be listed; a promotion will count them all");
-        }
-        ReplicaEvent::Malformed { reason } => tracing::error!(%reason, "bytes from the link are no record"),
-        ReplicaEvent::WriteFailed { log, reason } => {
-            tracing::error!(%log, %reason, "the log cannot be written; restart the node when the disk is well");
-        }
     }
 }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use parhelion_log::{ActiveMap, FreePayload, Record, RecordKind, SegmentHeader, Tail};
+use parhelion_log::{ActiveMap, FreePayload, KnownRequest, Record, RecordKind, SegmentHeader, Tail};
 use parhelion_types::{Epoch, LogAddress, LogId, RequestId, SegmentId};
 use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 
@@ -19,9 +19,12 @@ use crate::store::RecoveredLog;
 
 /// Version of the values' layout.
 const VERSION: u8 = 1;
+/// Version of a checkpoint's layout. Of another release's, nothing is needed: it is derived again.
+const CHECKPOINT_VERSION: u8 = 2;
 const SITE_KEY: &[u8] = b"site";
 const CHECKPOINT_PREFIX: &[u8] = b"checkpoint/";
 const DURABLE_PREFIX: &[u8] = b"durable/";
+const COMMON_PREFIX: &[u8] = b"common/";
 
 /// A catalogue that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,8 @@ pub enum CatalogueError {
 pub struct SiteState {
     /// Highest epoch this site has been promoted to.
     pub epoch: Epoch,
+    /// Highest epoch of the other site that was heard of. Above `epoch`, this site is no primary any more.
+    pub seen: Epoch,
     /// Whether this site was a mirror and was promoted.
     pub promoted: bool,
 }
@@ -72,7 +77,7 @@ pub(crate) struct Checkpoint {
     pub chain: u32,
     pub epoch: Epoch,
     pub active: ActiveMap,
-    pub requests: VecDeque<(RequestId, u64, LogAddress)>,
+    pub requests: VecDeque<KnownRequest>,
 }
 
 impl Catalogue {
@@ -98,9 +103,11 @@ impl Catalogue {
     pub fn site(&self) -> Result<SiteState, CatalogueError> {
         match self.get(SITE_KEY)?.as_deref() {
             None => Ok(SiteState::default()),
-            Some([VERSION, promoted, a, b, c, d]) => {
-                Ok(SiteState { epoch: Epoch(u32::from_le_bytes([*a, *b, *c, *d])), promoted: *promoted == 1 })
-            }
+            Some(&[VERSION, promoted, a, b, c, d, e, f, g, h]) => Ok(SiteState {
+                epoch: Epoch(u32::from_le_bytes([a, b, c, d])),
+                seen: Epoch(u32::from_le_bytes([e, f, g, h])),
+                promoted: promoted == 1,
+            }),
             Some(_) => Err(self.malformed("the site")),
         }
     }
@@ -110,13 +117,63 @@ impl Catalogue {
     /// # Errors
     /// RocksDB cannot write or sync them.
     pub fn put_site(&self, state: SiteState) -> Result<(), CatalogueError> {
-        let epoch = state.epoch.0.to_le_bytes();
-        let value = [&[VERSION, u8::from(state.promoted)][..], &epoch].concat();
+        let (epoch, seen) = (state.epoch.0.to_le_bytes(), state.seen.0.to_le_bytes());
+        let value = [&[VERSION, u8::from(state.promoted)][..], &epoch, &seen].concat();
         self.db.put_opt(SITE_KEY, value, &synced()).map_err(|reason| self.error(reason))
     }
 
+    /// Where logs that end at `tails` ended when this site was last sure of having all that its mirror has: what is
+    /// remembered, or else `tails`, which are remembered from now on.
+    ///
+    /// # Errors
+    /// RocksDB cannot read, write or sync them, or they are malformed.
+    pub fn commons(&self, tails: &[Tail]) -> Result<Vec<Tail>, CatalogueError> {
+        let mut commons = Vec::with_capacity(tails.len());
+        for tail in tails {
+            let remembered = match self.get(&key(COMMON_PREFIX, tail.log()))? {
+                None => None,
+                Some(value) => Some(
+                    parse_tail(tail.log(), &value)
+                        .ok_or_else(|| self.malformed(&format!("log {}", tail.log())))?,
+                ),
+            };
+            commons.push(
+                remembered.filter(|common| common.next_number() <= tail.next_number()).unwrap_or(*tail),
+            );
+        }
+        self.put_commons(&commons)?;
+        Ok(commons)
+    }
+
+    /// Remembers where logs end now, whatever was remembered: this site becomes their primary.
+    ///
+    /// # Errors
+    /// RocksDB cannot write or sync it.
+    pub fn put_commons(&self, tails: &[Tail]) -> Result<(), CatalogueError> {
+        let mut batch = WriteBatch::default();
+        for tail in tails {
+            batch.put(key(COMMON_PREFIX, tail.log()), tail_value(tail));
+        }
+        self.db.write_opt(batch, &synced()).map_err(|reason| self.error(reason))
+    }
+
+    /// Forgets it: the mirror of these logs has been compared with this site.
+    ///
+    /// # Errors
+    /// RocksDB cannot write or sync it.
+    pub fn forget_commons(&self, logs: &[LogId]) -> Result<(), CatalogueError> {
+        let mut batch = WriteBatch::default();
+        for &log in logs {
+            batch.delete(key(COMMON_PREFIX, log));
+        }
+        self.db.write_opt(batch, &synced()).map_err(|reason| self.error(reason))
+    }
+
     pub(crate) fn checkpoint(&self, log: LogId) -> Result<Option<Checkpoint>, CatalogueError> {
-        let Some(value) = self.get(&key(CHECKPOINT_PREFIX, log))? else { return Ok(None) };
+        let stored = self.get(&key(CHECKPOINT_PREFIX, log))?;
+        let Some(value) = stored.filter(|value| value.first() == Some(&CHECKPOINT_VERSION)) else {
+            return Ok(None);
+        };
         Checkpoint::parse(&value).map(Some).ok_or_else(|| self.malformed(&format!("log {log}")))
     }
 
@@ -233,13 +290,13 @@ impl Checkpoint {
                     }
                 }
             }
-            RecordKind::Append if !header.request.is_none() => {
-                self.requests.push_back((header.request, header.number, header.address));
+            RecordKind::Append => {
+                self.requests.extend(KnownRequest::of(header));
                 while self.requests.len() > requests_max {
                     self.requests.pop_front();
                 }
             }
-            RecordKind::Append | RecordKind::Create => {}
+            RecordKind::Create => {}
         }
     }
 
@@ -251,10 +308,10 @@ impl Checkpoint {
     }
 
     /// `version u8 | segment u32 | number u64 | chain u32 | epoch u32 | requests u32 | active u32`, then the
-    /// requests (request u128, number u64, segment u32, offset u32) and the active map.
+    /// requests (request u128, number u64, segment u32, offset u32, length u32, digest u32) and the active map.
     pub fn to_bytes(&self) -> Vec<u8> {
         let active = self.active.to_bytes();
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![CHECKPOINT_VERSION];
         bytes.extend_from_slice(&self.segment.0.to_le_bytes());
         bytes.extend_from_slice(&self.number.to_le_bytes());
         bytes.extend_from_slice(&self.chain.to_le_bytes());
@@ -262,11 +319,12 @@ impl Checkpoint {
         for count in [self.requests.len(), active.len()] {
             bytes.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
         }
-        for (request, number, address) in &self.requests {
-            bytes.extend_from_slice(&request.0.to_le_bytes());
-            bytes.extend_from_slice(&number.to_le_bytes());
-            bytes.extend_from_slice(&address.segment.0.to_le_bytes());
-            bytes.extend_from_slice(&address.offset.to_le_bytes());
+        for known in &self.requests {
+            bytes.extend_from_slice(&known.request.0.to_le_bytes());
+            bytes.extend_from_slice(&known.number.to_le_bytes());
+            for field in [known.address.segment.0, known.address.offset, known.length, known.digest] {
+                bytes.extend_from_slice(&field.to_le_bytes());
+            }
         }
         bytes.extend_from_slice(&active);
         bytes
@@ -280,7 +338,7 @@ impl Checkpoint {
         }
         let mut rest = bytes;
         let rest = &mut rest;
-        if take::<1>(rest)? != &[VERSION] {
+        if take::<1>(rest)? != &[CHECKPOINT_VERSION] {
             return None;
         }
         let u32_of = |rest: &mut &[u8]| take::<4>(rest).map(|b| u32::from_le_bytes(*b));
@@ -292,11 +350,35 @@ impl Checkpoint {
         for _ in 0..requests {
             let request = RequestId(u128::from_le_bytes(*take::<16>(rest)?));
             let number = u64::from_le_bytes(*take::<8>(rest)?);
-            list.push_back((request, number, LogAddress::new(u32_of(rest)?, u32_of(rest)?)));
+            let address = LogAddress::new(u32_of(rest)?, u32_of(rest)?);
+            let (length, digest) = (u32_of(rest)?, u32_of(rest)?);
+            list.push_back(KnownRequest { request, number, address, length, digest });
         }
         let active = if rest.len() == active { ActiveMap::parse(rest)? } else { return None };
         Some(Self { segment, number, chain, epoch, active, requests: list })
     }
+}
+
+/// `version u8 | number u64 | segment u32 | offset u32 | chain u32 | epoch u32`
+fn tail_value(tail: &Tail) -> Vec<u8> {
+    let LogAddress { segment, offset } = tail.next_address();
+    let mut value = vec![VERSION];
+    value.extend_from_slice(&tail.next_number().to_le_bytes());
+    for field in [segment.0, offset, tail.chain(), tail.epoch().0] {
+        value.extend_from_slice(&field.to_le_bytes());
+    }
+    value
+}
+
+fn parse_tail(log: LogId, value: &[u8]) -> Option<Tail> {
+    let (&VERSION, rest) = value.split_first()? else { return None };
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    let (fields, rest) = rest.as_chunks::<4>();
+    let &[segment, offset, chain, epoch] = fields else { return None };
+    let u32_of = u32::from_le_bytes;
+    let next = LogAddress::new(u32_of(segment), u32_of(offset));
+    let number = u64::from_le_bytes(*number);
+    rest.is_empty().then(|| Tail::at(log, next, number, u32_of(chain), Epoch(u32_of(epoch))))
 }
 
 fn key(prefix: &[u8], log: LogId) -> Vec<u8> {
@@ -325,7 +407,14 @@ mod tests {
         checkpoint.chain = 5;
         checkpoint.epoch = Epoch(2);
         checkpoint.active.free(9);
-        checkpoint.requests.push_back((RequestId(4), 76, LogAddress::new(2, 64)));
+        let address = LogAddress::new(2, 64);
+        checkpoint.requests.push_back(KnownRequest {
+            request: RequestId(4),
+            number: 76,
+            address,
+            length: 10,
+            digest: 11,
+        });
         let bytes = checkpoint.to_bytes();
         let again = Checkpoint::parse(&bytes).unwrap();
         assert_eq!(again.to_bytes(), bytes);
@@ -343,12 +432,19 @@ mod tests {
         checkpoint.chain = 0x100f_0e0d;
         checkpoint.epoch = Epoch(0x1413_1211);
         checkpoint.active.free(65);
-        checkpoint.requests.push_back((RequestId(0x15), 0x16, LogAddress::new(0x17, 0x18)));
-        let mut golden: Vec<u8> = vec![1];
+        checkpoint.requests.push_back(KnownRequest {
+            request: RequestId(0x15),
+            number: 0x16,
+            address: LogAddress::new(0x17, 0x18),
+            length: 0x19,
+            digest: 0x1a,
+        });
+        let mut golden: Vec<u8> = vec![2];
         golden.extend(1..=0x14);
         golden.extend([1, 0, 0, 0, 16, 0, 0, 0]);
         golden.extend([0x15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        golden.extend([0x16, 0, 0, 0, 0, 0, 0, 0, 0x17, 0, 0, 0, 0x18, 0, 0, 0]);
+        golden
+            .extend([0x16, 0, 0, 0, 0, 0, 0, 0, 0x17, 0, 0, 0, 0x18, 0, 0, 0, 0x19, 0, 0, 0, 0x1a, 0, 0, 0]);
         golden.extend([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(checkpoint.to_bytes(), golden);
         assert_eq!(key(CHECKPOINT_PREFIX, LogId(0x0201)), b"checkpoint/\x01\x02\0\0");
@@ -374,9 +470,35 @@ mod tests {
     }
 
     #[test]
+    fn the_common_end_is_that_of_the_first_start_since_the_comparison() {
+        let directory = tempfile::tempdir().unwrap();
+        let end = |number: u64| {
+            let next = LogAddress::new(1, 64 + 100 * number as u32);
+            Tail::at(LogId(3), next, number, number as u32, Epoch(2))
+        };
+        let start = |tail: Tail| {
+            let catalogue = Catalogue::open(directory.path()).unwrap();
+            catalogue.commons(&[tail]).unwrap()[0]
+        };
+        assert_eq!(start(end(10)), end(10));
+        // Three records more, and no session with the mirror.
+        assert_eq!(start(end(13)), end(10));
+        assert_eq!(start(end(9)), end(9), "cut back here");
+        Catalogue::open(directory.path()).unwrap().forget_commons(&[LogId(3)]).unwrap();
+        assert_eq!(start(end(20)), end(20));
+        Catalogue::open(directory.path()).unwrap().put_commons(&[end(25)]).unwrap();
+        assert_eq!(start(end(30)), end(25));
+        let golden = [1, 25, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 10, 0, 0, 25, 0, 0, 0, 2, 0, 0, 0];
+        assert_eq!(tail_value(&end(25)), golden);
+        for length in 0..golden.len() {
+            assert_eq!(parse_tail(LogId(3), &golden[..length]), None);
+        }
+    }
+
+    #[test]
     fn a_promotion_is_remembered() {
         let directory = tempfile::tempdir().unwrap();
-        let state = SiteState { epoch: Epoch(7), promoted: true };
+        let state = SiteState { epoch: Epoch(7), seen: Epoch(6), promoted: true };
         {
             let catalogue = Catalogue::open(directory.path()).unwrap();
             assert_eq!(catalogue.site().unwrap(), SiteState::default());

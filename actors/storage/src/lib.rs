@@ -5,11 +5,15 @@ mod actor;
 mod answers;
 mod batches;
 pub mod catalogue;
+mod confirmation;
 mod deferred;
+mod events;
+pub mod finding;
 mod mirroring;
 mod request;
 pub mod store;
 mod trace;
+mod unwritten;
 
 pub use actor::{StorageActor, StorageConfig};
 pub use answers::AnswerBatches;

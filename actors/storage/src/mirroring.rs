@@ -78,6 +78,17 @@ impl MirroringLatency {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
     }
 
+    /// Points of the distribution since the node started: a share of the records, and the latency in microseconds that
+    /// this share does not exceed. Empty without records.
+    #[must_use]
+    pub fn quantiles(&self, shares: &[f64]) -> Vec<(f64, u64)> {
+        let histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if histogram.is_empty() {
+            return Vec::new();
+        }
+        shares.iter().map(|&share| (share, histogram.value_at_quantile(share))).collect()
+    }
+
     /// The distribution since the node started.
     #[must_use]
     pub fn figures(&self) -> LatencyFigures {
@@ -91,5 +102,18 @@ impl MirroringLatency {
             mean: histogram.mean(),
             stddev: histogram.stdev(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_what_was_recorded() {
+        let latency = MirroringLatency::default();
+        assert_eq!(latency.quantiles(&[0.5]), []);
+        (1..=1000).for_each(|micros| latency.record(micros));
+        assert_eq!(latency.quantiles(&[0.0, 0.25, 1.0]), [(0.0, 1), (0.25, 250), (1.0, 1000)]);
     }
 }

@@ -1,14 +1,12 @@
 //! What front ends, the store, the link and the estimator say to the storage actor.
 
 use actix::Message;
-use bytes::Bytes;
 use parhelion_actor_runtime::Credit;
 use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorCommand, MirrorEvent};
 use parhelion_log::Record;
 use parhelion_mirror::{Acked, LogStatus, Promotion, ReplicaLog};
 use parhelion_plugin::Channel;
-use parhelion_types::{Degrade, Durability, Error, LogAddress, LogId, RequestId, Risk, TraceContext};
-use std::time::Duration;
+use parhelion_types::{AppendRequest, Degrade, Error, LogAddress, LogId, RequestId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::store::StoreEvent;
@@ -35,23 +33,11 @@ pub enum Request {
     },
     /// Appends.
     Append {
-        /// The log.
-        log: LogId,
-        /// The bytes.
-        payload: Bytes,
-        /// The level asked for.
-        durability: Durability,
-        /// Largest acceptable prefix risk for the network level.
-        max_risk: Risk,
-        /// When the degrade policy applies.
-        deadline: Option<Duration>,
-        /// Makes a retry safe.
-        request: RequestId,
-        /// Whether the safety path is wanted.
-        explain: bool,
-        /// The client's trace.
-        trace: TraceContext,
-        /// Bytes under way; given back with the answer.
+        /// What is asked, checked by the front end.
+        append: AppendRequest,
+        /// What the append takes of the front ends' budget: its bytes and
+        /// [`WAITING_APPEND_BYTES`](parhelion_types::limits::WAITING_APPEND_BYTES). The bytes are given back when the
+        /// append is durable here, the rest with the answer.
         credit: Credit,
         /// Told when the append is as safe as asked.
         answer: Answer<Box<Acked>>,
@@ -80,7 +66,8 @@ pub enum Request {
     Promote {
         /// Only reports.
         dry_run: bool,
-        /// Told what is missing.
+        /// Told what is missing; without a dry run when all that was applied is durable, what is missing too, and
+        /// this site a primary.
         answer: Answer<Promotion>,
     },
     /// Changes the code of the live link.

@@ -16,6 +16,13 @@ pub(crate) struct Asked {
     pub max_risk: Risk,
 }
 
+impl Asked {
+    /// Whether the other site has a part in the acknowledgement.
+    pub fn waits_for_mirror(&self) -> bool {
+        self.durability > Durability::Local
+    }
+}
+
 /// At the primary: one trace per sampled append, written when it is acknowledged.
 pub(crate) struct AppendTraces {
     tracer: AppendTracer,

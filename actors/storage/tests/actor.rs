@@ -9,20 +9,27 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 use bytes::Bytes;
-use parhelion_actor_runtime::{Clock, Gate};
+use parhelion_actor_runtime::{Budget, Clock};
+use parhelion_link_driver::LinkEvent;
 use parhelion_link_driver::{MirrorCommand, MirrorEvent};
 use parhelion_log::Record;
-use parhelion_mirror::PrimaryConfig;
+use parhelion_mirror::{Acked, PrimaryConfig, Promotion};
 use parhelion_model_iid_bound::IidBound;
 use parhelion_observability::{AppendTracer, Metrics};
 use parhelion_plugin::{Channel, Structure};
 use parhelion_risk::Pricer;
+use parhelion_storage::finding::Finding;
 use parhelion_storage::store::{Store, StoreConfig};
 use parhelion_storage::{
-    AnswerBatches, FromMirrorLink, FromStore, MirroringLatency, PendingBytes, Relink, Request, StorageActor,
-    StorageConfig,
+    AnswerBatches, FromLink, FromMirrorLink, FromStore, MirroringLatency, PendingBytes, Relink, Request,
+    StorageActor, StorageConfig,
 };
-use parhelion_types::{Degrade, Durability, Epoch, LogId, RequestId, Risk, SiteId, TraceContext};
+use parhelion_types::limits::WAITING_APPEND_BYTES;
+use parhelion_types::{
+    AppendRequest, Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, SiteId,
+    TraceContext,
+};
+use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 use tokio::sync::{mpsc as channel, oneshot};
 use tokio::time::timeout;
@@ -32,7 +39,13 @@ use common::{Log, SEGMENT_BYTES, assert_reads, config, open};
 /// Of the store's queue. Most records of [`Log`] are around 1500 bytes.
 const QUEUE_BYTES: usize = 20_000;
 
+/// Appends above the level `local` that may wait at once.
+const WAITING_MAX: usize = 8;
+
 const SOON: Duration = Duration::from_secs(60);
+
+/// Who waits for the answer to an append.
+type Answered = oneshot::Receiver<Result<Box<Acked>, Error>>;
 
 /// A storage actor and its store, whose writer stops in its first report until it is let go.
 struct Site {
@@ -69,8 +82,11 @@ impl Site {
                 deadline: SOON,
                 requests_max: 1000,
                 epoch: Epoch(0),
+                seen: Epoch(0),
+                has_mirror: true,
             },
             pricer: Pricer::new(Arc::new(IidBound), Structure::None, Channel::independent(1e-3, 0.999)),
+            waiting_max: WAITING_MAX,
             metrics: Metrics::new(),
             tracer: AppendTracer::disabled(),
             pending: pending.clone(),
@@ -80,7 +96,7 @@ impl Site {
             promote: Box::new(|_| Ok(())),
         };
         let actor = match is_mirror {
-            true => StorageActor::mirror(config, Epoch(0), Vec::new()),
+            true => StorageActor::mirror(config, SiteId(2), Epoch(0), Vec::new()),
             false => StorageActor::primary(config, Vec::new()),
         };
         let storage = actor.start();
@@ -88,6 +104,33 @@ impl Site {
         let (send, commands) = channel::unbounded_channel();
         storage.do_send(Relink::Mirror(send));
         Self { storage, store, pending, reported, go, commands }
+    }
+
+    /// Creates log 0.
+    fn create(&self) -> oneshot::Receiver<Result<LogId, Error>> {
+        let (answer, created) = oneshot::channel();
+        let (name, request) = ("orders".to_owned(), RequestId(1));
+        let create = Request::Create { log: LogId(0), name, degrade: Degrade::Block, request, answer };
+        self.storage.do_send(create);
+        created
+    }
+
+    /// Appends to log 0 as a front end does, once the budget has room.
+    async fn append(&self, budget: &Budget, request: u64, bytes: usize, durability: Durability) -> Answered {
+        let credit = budget.enter(bytes + WAITING_APPEND_BYTES).await;
+        let (answer, acked) = oneshot::channel();
+        let append = AppendRequest {
+            log: LogId(0),
+            payload: Bytes::from(vec![request as u8; bytes]),
+            durability,
+            max_risk: Risk::CERTAIN,
+            deadline: None,
+            request: RequestId(u128::from(request) + 1),
+            explain: false,
+            trace: TraceContext::default(),
+        };
+        self.storage.do_send(Request::Append { append, credit, answer });
+        acked
     }
 
     /// Has the writer stop in its report of a record of another log.
@@ -115,6 +158,26 @@ impl Site {
         self.pending.delivered(bytes);
         self.storage.do_send(FromMirrorLink(vec![MirrorEvent::Records(records)]));
         bytes
+    }
+
+    /// Announces records as they are announced to a link driver.
+    fn announce(&self, records: &[Record]) {
+        let announcement = |record: &Record| Announcement {
+            log: record.header.log,
+            address: record.header.address,
+            length: record.header.length,
+            epoch: record.header.epoch,
+            digest: record.header.digest,
+            request: record.header.request,
+        };
+        let batch = records.iter().map(announcement).collect();
+        self.storage.do_send(FromMirrorLink(vec![MirrorEvent::Announced(batch)]));
+    }
+
+    fn promote(&self, dry_run: bool) -> oneshot::Receiver<Result<Promotion, Error>> {
+        let (answer, promoted) = oneshot::channel();
+        self.storage.do_send(Request::Promote { dry_run, answer });
+        promoted
     }
 
     /// Waits until the mirror has told of so many durable records of the log.
@@ -158,6 +221,10 @@ fn large(id: u32) -> Log {
         log.next();
     }
     log
+}
+
+async fn answer(acked: Answered) -> Result<Box<Acked>, Error> {
+    timeout(SOON, acked).await.expect("it is answered").expect("the actor is there")
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -258,45 +325,205 @@ fn a_primary_with_more_credit_than_queue_loses_no_log() {
     let home = tempfile::tempdir().unwrap();
     run(async {
         let mut site = Site::start(home.path(), false);
-        let (answer, created) = oneshot::channel();
-        let (name, request) = ("orders".to_owned(), RequestId(1));
-        site.storage.do_send(Request::Create {
-            log: LogId(0),
-            name,
-            degrade: Degrade::Block,
-            request,
-            answer,
-        });
+        let created = site.create();
         site.stopped().await;
-        let gate = Gate::new(1 << 20);
+        let budget = Budget::new(1 << 20);
         let mut acknowledged = Vec::new();
         for number in 1..=APPENDS {
-            let (answer, acked) = oneshot::channel();
-            acknowledged.push(acked);
-            let payload = Bytes::from(vec![number as u8; 3000]);
-            site.storage.do_send(Request::Append {
-                log: LogId(0),
-                credit: gate.enter(payload.len()).await,
-                payload,
-                durability: Durability::Local,
-                max_risk: Risk::CERTAIN,
-                deadline: None,
-                request: RequestId(u128::from(number) + 1),
-                explain: false,
-                trace: TraceContext::default(),
-                answer,
-            });
+            acknowledged.push(site.append(&budget, number, 3000, Durability::Local).await);
         }
+        assert_eq!(budget.held_bytes() as u64, APPENDS * (3000 + WAITING_APPEND_BYTES as u64));
         site.let_go();
         assert_eq!(timeout(SOON, created).await.unwrap().unwrap().unwrap(), LogId(0));
         for (acked, number) in acknowledged.into_iter().zip(1..) {
-            let acked = timeout(SOON, acked).await.expect("it is acknowledged").unwrap().unwrap();
-            assert_eq!(acked.key.number, number);
+            assert_eq!(answer(acked).await.unwrap().key.number, number);
         }
         site.stop().await;
+        assert_eq!(budget.held_bytes(), 0);
     });
     let opened = open(home.path()).unwrap();
     let records = opened.all(LogId(0)).unwrap();
     assert_eq!(records.len() as u64, APPENDS + 1);
     assert!((1..=APPENDS).all(|number| records[number as usize].payload()[..] == [number as u8; 3000]));
+}
+
+#[test]
+fn appends_that_wait_for_the_mirror_keep_no_room_from_those_that_do_not() {
+    const BYTES: usize = 30_000;
+    let home = tempfile::tempdir().unwrap();
+    run(async {
+        let mut site = Site::start(home.path(), false);
+        let created = site.create();
+        site.let_go();
+        timeout(SOON, created).await.unwrap().unwrap().unwrap();
+        // Room for one append beside those that wait.
+        let budget = Budget::new((BYTES + (WAITING_MAX + 1) * WAITING_APPEND_BYTES) as u64);
+        let mut waiting = Vec::new();
+        for number in 1..=WAITING_MAX as u64 {
+            // Entered when the one before it is durable and has given its bytes back.
+            let append = site.append(&budget, number, BYTES, Durability::Remote);
+            waiting.push(timeout(SOON, append).await.expect("what waits gives its bytes back"));
+        }
+        let append = site.append(&budget, 100, BYTES, Durability::Local);
+        let local = timeout(SOON, append).await.expect("there is room at the level local");
+        assert_eq!(answer(local).await.unwrap().reached, Durability::Local);
+        assert_eq!(budget.held_bytes(), WAITING_MAX * WAITING_APPEND_BYTES);
+
+        // As many as may wait do: one more is told so, and has stored nothing.
+        for durability in [Durability::Network, Durability::Remote] {
+            let error = answer(site.append(&budget, 200, BYTES, durability).await).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Busy);
+            let parts = ["log 0", "8 appends wait", "local", durability.name()];
+            assert!(parts.iter().all(|part| error.message().contains(part)), "{error}");
+        }
+        assert_eq!(budget.held_bytes(), WAITING_MAX * WAITING_APPEND_BYTES);
+        assert!(waiting.iter_mut().all(|acked| acked.try_recv().is_err()));
+
+        // The mirror is back and has it all.
+        let mark = |records| LogMarkV1 { log: 0, epoch: 0, records, segment: 0, offset: 64 };
+        let (structure, code) = (Structure::None, "none".to_owned());
+        let up = LinkEvent::Up { peer: SiteId(2), marks: vec![mark(0)], structure, code };
+        site.storage.do_send(FromLink(vec![up, LinkEvent::Mirrored(vec![mark(WAITING_MAX as u64 + 2)])]));
+        for (acked, number) in waiting.into_iter().zip(1..) {
+            let acked = answer(acked).await.unwrap();
+            assert_eq!((acked.key.number, acked.reached), (number, Durability::Remote));
+        }
+        assert_eq!(budget.held_bytes(), 0);
+        // And there is room for others, at any level.
+        let acked = site.append(&budget, 300, BYTES, Durability::Remote).await;
+        let marks = vec![mark(WAITING_MAX as u64 + 3)];
+        site.storage.do_send(FromLink(vec![LinkEvent::Mirrored(marks)]));
+        answer(acked).await.unwrap();
+        site.stop().await;
+    });
+}
+
+#[test]
+fn appends_that_are_refused_or_stored_already_keep_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    run(async {
+        let mut site = Site::start(home.path(), false);
+        let created = site.create();
+        site.let_go();
+        timeout(SOON, created).await.unwrap().unwrap().unwrap();
+        let budget = Budget::new(1 << 20);
+        let first = site.append(&budget, 1, 50_000, Durability::Remote).await;
+        let again = site.append(&budget, 1, 50_000, Durability::Local).await;
+        assert!(answer(again).await.unwrap().duplicate);
+        assert_eq!(budget.held_bytes(), WAITING_APPEND_BYTES, "the first one waits");
+        let credit = budget.enter(1000 + WAITING_APPEND_BYTES).await;
+        let (refuse, refused) = oneshot::channel();
+        let append = AppendRequest {
+            log: LogId(9),
+            payload: Bytes::from(vec![0; 1000]),
+            durability: Durability::Remote,
+            max_risk: Risk::CERTAIN,
+            deadline: None,
+            request: RequestId(9),
+            explain: false,
+            trace: TraceContext::default(),
+        };
+        site.storage.do_send(Request::Append { append, credit, answer: refuse });
+        assert_eq!(answer(refused).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(budget.held_bytes(), WAITING_APPEND_BYTES);
+        drop(first);
+        site.stop().await;
+    });
+}
+
+fn addresses(records: &[Record]) -> Vec<LogAddress> {
+    records.iter().map(|record| record.header.address).collect()
+}
+
+#[test]
+fn a_promotion_waits_for_the_disk_and_takes_nothing_more() {
+    let home = tempfile::tempdir().unwrap();
+    let mut log = Log::after(0, SEGMENT_BYTES, 30);
+    let lost = log.records.split_off(20);
+    run(async {
+        let mut site = Site::start(home.path(), true);
+        site.stop_writer().await;
+        site.announce(&lost[..5]);
+        site.deliver(&log.records);
+        let mut promoted = site.promote(false);
+        let mut twice = site.promote(false);
+        // A primary that lives goes on.
+        site.deliver(&lost[..2]);
+        site.announce(&lost[5..]);
+        let looked = timeout(SOON, site.promote(true)).await.expect("only looking waits for nothing");
+        let looked: Vec<_> = looked.unwrap().unwrap().missing.iter().map(|missing| missing.address).collect();
+        assert_eq!(looked, addresses(&lost), "what came after the promotion was asked for is not applied");
+        assert!(promoted.try_recv().is_err() && twice.try_recv().is_err(), "nothing is on the disk yet");
+        assert!(Finding::open(home.path()).unwrap().is_none());
+
+        site.let_go();
+        let promotion = timeout(SOON, promoted).await.expect("the disk goes on").unwrap().unwrap();
+        let missing: Vec<_> = promotion.missing.iter().map(|missing| missing.address).collect();
+        assert_eq!((promotion.epoch, missing), (Epoch(0).next(SiteId(2)), addresses(&lost)));
+        let error = timeout(SOON, twice).await.unwrap().unwrap().unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.message().contains("mirror missing"), "{error}");
+        while site.pending.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        site.stop().await;
+    });
+    let finding = Finding::open(home.path()).unwrap().expect("it is kept");
+    assert_eq!(
+        (finding.head().epoch, finding.head().logs, finding.head().missing()),
+        (Epoch(0).next(SiteId(2)), 2, 10)
+    );
+    let kept = finding.page(LogId(0), LogAddress::default(), 100).unwrap();
+    assert_eq!(kept.iter().map(|missing| missing.address).collect::<Vec<_>>(), addresses(&lost));
+    let opened = open(home.path()).unwrap();
+    assert_eq!(opened.all(log.id).unwrap().len(), log.records.len());
+}
+
+#[test]
+fn a_mirror_whose_disk_fails_is_not_promoted() {
+    let home = tempfile::tempdir().unwrap();
+    let (failing, other) = (Log::after(0, SEGMENT_BYTES, 10), Log::after(1, SEGMENT_BYTES, 10));
+    run(async {
+        let mut site = Site::start(home.path(), true);
+        site.stop_writer().await;
+        // Where the log's directory should come to be.
+        std::fs::write(home.path().join("logs").join("0"), b"no directory").unwrap();
+        site.deliver(&failing.records);
+        let promoted = site.promote(false);
+        site.deliver(&other.records);
+        site.let_go();
+        for promoted in [promoted, site.promote(false)] {
+            let error = timeout(SOON, promoted).await.expect("the disk has failed").unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            let parts = ["nothing was changed", "10 records of log 0", "--dry-run"];
+            assert!(parts.iter().all(|part| error.message().contains(part)), "{error}");
+        }
+        assert!(Finding::open(home.path()).unwrap().is_none());
+        // It is a mirror still, of the other log.
+        site.durable(&other).await;
+        let error = timeout(SOON, site.create()).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        site.stop().await;
+    });
+}
+
+#[test]
+fn a_mirror_that_cannot_keep_its_finding_is_not_promoted() {
+    let home = tempfile::tempdir().unwrap();
+    let log = Log::after(0, SEGMENT_BYTES, 10);
+    run(async {
+        let mut site = Site::start(home.path(), true);
+        site.let_go();
+        site.announce(&log.records[8..]);
+        site.deliver(&log.records[..8]);
+        // Where the file would be written.
+        let in_the_way = home.path().join("promotion.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let error = timeout(SOON, site.promote(false)).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.message().contains("nothing was changed"), "{error}");
+        std::fs::remove_dir(in_the_way).unwrap();
+        let promotion = timeout(SOON, site.promote(false)).await.unwrap().unwrap().unwrap();
+        assert_eq!(promotion.missing.len(), 2, "the mirror has forgotten nothing");
+        site.stop().await;
+    });
 }

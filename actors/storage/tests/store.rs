@@ -79,6 +79,71 @@ fn reads_start_anywhere_and_stop_at_the_limit() {
     assert_eq!(whole, log.records);
 }
 
+/// Bytes that this thread has asked the kernel to read.
+fn read_by_this_thread() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/io").unwrap();
+    text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn nothing_is_read_behind_the_end_of_a_log() {
+    let home = tempfile::tempdir().unwrap();
+    // Segments made from spares are files of zeros, as long as they will ever be.
+    let config = StoreConfig { segment_bytes: 17 << 20, ..config(home.path()) };
+    let opened = open_with(config).unwrap();
+    let mut log = Log::sized(0, 17 << 20);
+    opened.append(&mut log, 20);
+    let last = &log.records[18..];
+    let before = read_by_this_thread();
+    assert_eq!(opened.store.read_from(log.id, last[0].header.address, 4 << 20).unwrap(), last);
+    let read = read_by_this_thread() - before;
+    // What /proc itself takes is in it.
+    assert!(read < 12_000, "{read} bytes were read for two records of at most 3 KiB");
+}
+
+#[test]
+fn a_record_keeps_no_more_memory_than_it_is_counted_for() {
+    let home = tempfile::tempdir().unwrap();
+    let config = StoreConfig { segment_bytes: 17 << 20, ..config(home.path()) };
+    let opened = open_with(config).unwrap();
+    let mut log = Log::sized(0, 17 << 20);
+    opened.append(&mut log, 1);
+    for bytes in [1000, 3 << 20, 1000] {
+        let request = log.bytes(bytes);
+        opened.store.append(request).unwrap();
+    }
+    opened.until(&log);
+    // The large one ends the read, of which it would fill nearly all.
+    let mut got = opened.store.read_from(log.id, log.records[1].header.address, 1 << 20).unwrap();
+    assert_eq!(got, log.records[1..2]);
+    let bytes = got.pop().unwrap().bytes();
+    let held = bytes.try_into_mut().expect("nobody else has it").capacity();
+    assert!(held < 2000, "{held} bytes are held for a record of some 1000");
+}
+
+#[test]
+fn a_read_that_failed_may_be_tried_again() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = open(home.path()).unwrap();
+    let mut log = Log::new(0);
+    opened.append(&mut log, 5);
+    let segments = home.path().join("logs").join("0");
+    let segment = fs::read_dir(&segments).unwrap().next().unwrap().unwrap().path();
+    let aside = home.path().join("aside");
+    fs::rename(&segment, &aside).unwrap();
+    // It can be opened and not read.
+    fs::create_dir(&segment).unwrap();
+    for _ in 0..2 {
+        let error = opened.store.read_from(log.id, Tail::first_address(), 1 << 20).unwrap_err();
+        assert!(matches!(error, StoreError::File { .. }) && error.is_transient(), "{error}");
+    }
+    fs::remove_dir(&segment).unwrap();
+    let missing = opened.store.read_from(log.id, Tail::first_address(), 1 << 20).unwrap_err();
+    assert!(matches!(missing, StoreError::Corrupt(_)) && !missing.is_transient(), "{missing}");
+    fs::rename(&aside, &segment).unwrap();
+    assert_eq!(opened.store.read_from(log.id, Tail::first_address(), 1 << 20).unwrap(), log.records);
+}
+
 #[test]
 fn places_where_no_record_starts_are_told_from_damage() {
     let home = tempfile::tempdir().unwrap();

@@ -60,11 +60,7 @@ impl Pair {
             directory: directory.path(),
             namespace: namespaces.as_ref().map(|namespaces| (namespaces, side)),
         };
-        let mut common = vec![
-            // The emulated losses are independent, and so is this model: it asks for the least.
-            "risk.model=iid-bound".to_owned(),
-            format!("link.mtu={}", parhelion_wan::MTU_BYTES),
-        ];
+        let mut common = vec![format!("link.mtu={}", parhelion_wan::MTU_BYTES)];
         if let Some(rate) = link.as_ref().and_then(|link| link.rate) {
             common.push(format!("link.rate={rate}bit"));
         }

@@ -107,7 +107,7 @@ impl Site {
 
     /// The node's status document.
     pub(crate) async fn status(&self) -> Result<Value, BenchError> {
-        self.client.status(false).await.map_err(BenchError::node("asking for a node's status"))
+        self.client.status().await.map_err(BenchError::node("asking for a node's status"))
     }
 
     /// Processor time of the node so far.

@@ -66,6 +66,13 @@ impl Ack {
         )
     }
 
+    /// The writer that a name belongs to, if it is a name of run number `run`.
+    #[must_use]
+    pub fn writer_of(run: u64, request: RequestId) -> Option<u32> {
+        let writer = u32::try_from(request.0 >> 48 & u128::from(u32::MAX)).ok()?;
+        (request.0 >> 80 == u128::from(run) + 1).then_some(writer)
+    }
+
     /// The record.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; ACK_BYTES] {
@@ -229,6 +236,9 @@ pub(crate) mod tests {
                 .map(|(run, writer, sequence)| Ack::request(run, writer, sequence));
         for (index, name) in names.iter().enumerate() {
             assert!(!name.is_none());
+            let (run, writer) = [(0, 0), (0, 0), (0, 1), (1, 0), (u64::from(u32::MAX), u32::MAX)][index];
+            assert_eq!(Ack::writer_of(run, *name), Some(writer));
+            assert_eq!(Ack::writer_of(run + 1, *name), None);
             assert!(!names[..index].contains(name));
         }
     }

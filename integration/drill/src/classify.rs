@@ -1,6 +1,10 @@
 //! Why acknowledged appends were lost: the three causes of SMFS section 5.3.
 //!
-//! Some of it is known and some is inferred, and [`Losses::inferred`] says how much:
+//! Over TCP in the packet form the causes are known: the emulator sees which bytes of the stream left the host and
+//! which arrived, and each lost append has its place in the stream (`stream.rs`).
+//!
+//! Elsewhere, records travel encrypted in datagrams or through the relay. Some of it is known then and some is
+//! inferred, and [`Losses::inferred`] says how much:
 //!
 //! - *Behind a gap*: the mirror counts the appends that it has and must not show. Over TCP the mirror's kernel
 //!   holds them, and nobody outside that kernel sees them: there, what had left the host after the first one lost.
@@ -11,9 +15,11 @@
 //! - *In the host*: the rest, in the node's buffers or in the kernel's.
 
 use parhelion_types::Durability;
+use parhelion_wan::TcpProgress;
 use serde::{Deserialize, Serialize};
 
 use crate::ack::Ack;
+use crate::stream::Causes;
 
 /// What the checker found at the mirror after the disaster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +38,15 @@ pub struct Findings {
     pub acked_late: u64,
     /// Of those, the ones that the mirror does not show.
     pub lost_late: u64,
+    /// Appends that the mirror lacks and that do not count, because no acknowledgement was there at the cut.
+    #[serde(default)]
+    pub uncounted: Vec<Uncounted>,
+    /// All appends that the mirror shows, also those of warming up.
+    #[serde(default)]
+    pub mirrored_appends: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub mirrored_bytes: u64,
     /// When the latest append was sent that the mirror has, nanoseconds on `CLOCK_MONOTONIC`.
     pub newest_found_sent_nanos: u64,
     /// Appends that were announced and that the mirror lacks, acknowledged or not.
@@ -67,6 +82,15 @@ pub struct Lost {
     pub named: bool,
 }
 
+/// An append that the mirror lacks and that does not count. It took its place on the link all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uncounted {
+    /// When it was sent, or, where no writer noted that, a moment shortly before; nanoseconds on `CLOCK_MONOTONIC`.
+    pub sent_nanos: u64,
+    /// Its bytes.
+    pub length: u32,
+}
+
 /// Acknowledged appends that were lost, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Losses {
@@ -87,9 +111,23 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Sorts the lost appends of `findings` by cause.
+    /// Sorts the lost appends of `findings` by cause: by the bytes of the stream that carried them, where the emulator saw
+    /// those, else by what `departure` says.
     #[must_use]
-    pub fn of(findings: &Findings, departure: Departure) -> Self {
+    pub fn of(findings: &Findings, departure: Departure, stream: Option<&TcpProgress>) -> Self {
+        let not_on_list = findings.lost.iter().filter(|lost| !lost.named).count() as u64;
+        // What the list leaves out may be these, or others that were never acknowledged.
+        let unlisted = not_on_list.min(findings.missing_count.saturating_sub(findings.missing_listed));
+        let unnamed = not_on_list - unlisted;
+        if let Some(causes) = stream.and_then(|stream| Causes::of(findings, stream)) {
+            let Causes { in_host, on_wire, behind_gap } = causes;
+            let total = findings.lost.len() as u64;
+            return Self { total, in_host, on_wire, behind_gap, inferred: 0, unnamed, unlisted };
+        }
+        Self { unnamed, unlisted, ..Self::inferred(findings, departure) }
+    }
+
+    fn inferred(findings: &Findings, departure: Departure) -> Self {
         let total = findings.lost.len() as u64;
         let mut logs: Vec<u32> = findings.lost.iter().map(|lost| lost.log).collect();
         logs.sort_unstable();
@@ -119,11 +157,7 @@ impl Losses {
         } else {
             on_wire += departed;
         }
-
-        let not_on_list = findings.lost.iter().filter(|lost| !lost.named).count() as u64;
-        // What the list leaves out may be these, or others that were never acknowledged.
-        let unlisted = not_on_list.min(findings.missing_count.saturating_sub(findings.missing_listed));
-        Self { total, in_host, on_wire, behind_gap, inferred, unnamed: not_on_list - unlisted, unlisted }
+        Self { total, in_host, on_wire, behind_gap, inferred, ..Self::default() }
     }
 
     /// Adds the losses of another disaster.
@@ -160,20 +194,22 @@ pub(crate) struct Offered {
 }
 
 impl Departure {
-    /// Infers the departure from what was offered just before the link began to lose packets, and at the cut.
+    /// Infers the departure from what was offered at the first append that counts (`begin`), just before the link began
+    /// to lose packets, and at the cut.
     ///
     /// Until the losses began, wire bytes per acknowledged byte are the overhead of headers and code. That ratio
     /// turns the bytes offered since into appends. Repeated sending counts as progress, so the host had come at
     /// most so far; and the link must not have been saturated before.
-    pub(crate) fn infer(acks: &[Ack], before: Offered, cut: Offered, in_order: bool) -> Self {
+    pub(crate) fn infer(acks: &[Ack], begin: Offered, before: Offered, cut: Offered, in_order: bool) -> Self {
         let length = |ack: &Ack| u64::from(ack.length);
         let acked_before: u64 =
             acks.iter().filter(|ack| ack.acked_nanos <= before.at_nanos).map(length).sum();
-        if acked_before == 0 || before.bytes == 0 {
+        let offered_before = before.bytes.saturating_sub(begin.bytes);
+        if acked_before == 0 || offered_before == 0 {
             return Self { until_sent_nanos: 0, in_order };
         }
         let since = cut.bytes.saturating_sub(before.bytes);
-        let departed = u128::from(since) * u128::from(acked_before) / u128::from(before.bytes);
+        let departed = u128::from(since) * u128::from(acked_before) / u128::from(offered_before);
         let mut departed = u64::try_from(departed).unwrap_or(u64::MAX);
         let mut later: Vec<&Ack> = acks
             .iter()
@@ -219,23 +255,23 @@ mod tests {
 
     #[test]
     fn an_intact_mirror_lost_nothing() {
-        assert_eq!(Losses::of(&Findings::default(), until(10_000)), Losses::default());
+        assert_eq!(Losses::of(&Findings::default(), until(10_000), None), Losses::default());
     }
 
     #[test]
     fn what_never_left_is_in_the_host() {
         let findings = Findings { lost: local(100..110), newest_found_sent_nanos: 99, ..Findings::default() };
-        let losses = Losses::of(&findings, until(99));
+        let losses = Losses::of(&findings, until(99), None);
         assert_eq!(losses, Losses { total: 10, in_host: 10, inferred: 10, ..Losses::default() });
         // Three of them had reached the bottleneck queue.
-        let losses = Losses::of(&findings, until(102));
+        let losses = Losses::of(&findings, until(102), None);
         assert_eq!((losses.in_host, losses.on_wire, losses.inferred), (7, 3, 10));
     }
 
     #[test]
     fn a_stream_waits_behind_its_first_loss() {
         let findings = Findings { lost: local(100..110), newest_found_sent_nanos: 99, ..Findings::default() };
-        let losses = Losses::of(&findings, Departure { until_sent_nanos: 105, in_order: true });
+        let losses = Losses::of(&findings, Departure { until_sent_nanos: 105, in_order: true }, None);
         assert_eq!(
             losses,
             Losses { total: 10, in_host: 4, on_wire: 1, behind_gap: 5, inferred: 10, ..Losses::default() }
@@ -246,7 +282,7 @@ mod tests {
     fn what_was_overtaken_had_left() {
         let findings =
             Findings { lost: local(100..102), newest_found_sent_nanos: 200, ..Findings::default() };
-        let losses = Losses::of(&findings, until(0));
+        let losses = Losses::of(&findings, until(0), None);
         assert_eq!(losses, Losses { total: 2, on_wire: 2, ..Losses::default() });
     }
 
@@ -254,7 +290,10 @@ mod tests {
     fn a_network_acknowledgement_says_that_it_had_left() {
         let lost = (100..103).map(|sent| lost(sent, Durability::Network)).collect();
         let findings = Findings { lost, newest_found_sent_nanos: 50, ..Findings::default() };
-        assert_eq!(Losses::of(&findings, until(0)), Losses { total: 3, on_wire: 3, ..Losses::default() });
+        assert_eq!(
+            Losses::of(&findings, until(0), None),
+            Losses { total: 3, on_wire: 3, ..Losses::default() }
+        );
     }
 
     #[test]
@@ -266,7 +305,7 @@ mod tests {
             behind_gap_count: 4,
             ..Findings::default()
         };
-        let losses = Losses::of(&findings, until(106));
+        let losses = Losses::of(&findings, until(106), None);
         assert_eq!(
             losses,
             Losses { total: 10, in_host: 3, on_wire: 3, behind_gap: 4, inferred: 5, ..Losses::default() }
@@ -278,12 +317,13 @@ mod tests {
         // Appends of 4096 bytes every 2 ms, acknowledged 1 ms later; 100 of them before the losses.
         const MS: u64 = 1_000_000;
         let acks: Vec<Ack> = (0..200).map(|n| crate::ack::tests::ack(n, n * 2 * MS)).collect();
-        let before = Offered { at_nanos: 199 * MS, bytes: 100 * 4096 * 3 / 2 };
+        let begin = Offered { at_nanos: 0, bytes: 5_000_000 };
+        let before = Offered { at_nanos: 199 * MS, bytes: begin.bytes + 100 * 4096 * 3 / 2 };
         let cut = |bytes| Offered { at_nanos: 400 * MS, bytes: before.bytes + bytes };
         // One and a half wire bytes for each byte: 60 more appends had left, and a part of the next.
-        let departure = Departure::infer(&acks, before, cut(60 * 4096 * 3 / 2 + 2000), true);
+        let departure = Departure::infer(&acks, begin, before, cut(60 * 4096 * 3 / 2 + 2000), true);
         assert_eq!(departure, Departure { until_sent_nanos: 159 * 2 * MS, in_order: true });
-        assert_eq!(Departure::infer(&[], before, cut(1 << 30), false), Departure::default());
+        assert_eq!(Departure::infer(&[], begin, before, cut(1 << 30), false), Departure::default());
     }
 
     #[test]
@@ -294,7 +334,7 @@ mod tests {
         findings.lost[4].named = false;
         let mut verdict = |missing_count| {
             findings.missing_count = missing_count;
-            let losses = Losses::of(&findings, until(0));
+            let losses = Losses::of(&findings, until(0), None);
             (losses.unnamed, losses.unlisted)
         };
         assert_eq!([3, 4, 50].map(&mut verdict), [(2, 0), (1, 1), (0, 2)]);
@@ -315,7 +355,7 @@ mod tests {
                 behind_gap_count: behind,
                 ..Findings::default()
             };
-            let losses = Losses::of(&findings, Departure { until_sent_nanos: departed, in_order });
+            let losses = Losses::of(&findings, Departure { until_sent_nanos: departed, in_order }, None);
             prop_assert_eq!(losses.total, count);
             prop_assert_eq!(losses.in_host + losses.on_wire + losses.behind_gap, count);
             prop_assert!(losses.inferred <= count);

@@ -24,6 +24,8 @@ pub(crate) struct Cluster {
     pub primary_api: SocketAddr,
     pub mirror: Process,
     pub mirror_api: SocketAddr,
+    /// Where the mirror takes records over TCP.
+    pub mirror_records: SocketAddr,
     pub emulator: Emulator,
     pub namespaces: Option<Namespaces>,
     directory: PathBuf,
@@ -57,15 +59,8 @@ impl Cluster {
         let listen = namespaces.as_ref().map_or(LOOPBACK, |_| Side::B.address());
         let any_port = SocketAddr::new(listen, 0).to_string();
 
-        let mut settings = node_settings(options, mode, tls);
-        settings.extend([
-            ("node.site", "2".to_owned()),
-            ("node.data", text_of(&directory.join("mirror"))),
-            ("link.listen_bulk", any_port.clone()),
-            ("link.listen_critical", any_port.clone()),
-            ("link.listen_tcp", any_port),
-        ]);
-        let command = node("mirror", &settings, options, namespaces.as_ref(), Side::B)?;
+        let settings = mirror_settings(options, mode, tls, directory, &any_port);
+        let command = node(&["node"], "mirror", &settings, options, namespaces.as_ref(), Side::B)?;
         let mut mirror = Process::start("mirror", command, directory)?;
         let ready: Ready = mirror.answer(START_LIMIT)?;
         let mirror_api = ready.api;
@@ -97,15 +92,8 @@ impl Cluster {
             }
         };
 
-        let mut settings = node_settings(options, mode, tls);
-        settings.extend([
-            ("node.site", "1".to_owned()),
-            ("node.data", text_of(&directory.join("primary"))),
-            ("link.peer_bulk", peers[0].to_string()),
-            ("link.peer_critical", peers[1].to_string()),
-            ("link.peer_tcp", peers[2].to_string()),
-        ]);
-        let command = node("primary", &settings, options, namespaces.as_ref(), Side::A)?;
+        let settings = primary_settings(options, mode, tls, directory, peers);
+        let command = node(&["node"], "primary", &settings, options, namespaces.as_ref(), Side::A)?;
         let mut primary = Process::start("primary", command, directory)?;
         let ready: Ready = primary.answer(START_LIMIT)?;
         Ok(Self {
@@ -113,6 +101,7 @@ impl Cluster {
             primary_api: ready.api,
             mirror,
             mirror_api,
+            mirror_records: link.tcp,
             emulator,
             namespaces,
             directory: directory.to_owned(),
@@ -141,6 +130,42 @@ pub(crate) fn make_certificates(directory: &Path, logs: &Path) -> Result<(), Dri
     let mut command = Command::new(executable()?);
     command.args(["pki", "init"]).arg(directory);
     Process::start("pki", command, logs)?.finish(START_LIMIT).map(drop)
+}
+
+/// Asks `parhelion config check` whether both nodes could start in each mode: what is wrong with a code or a setting is
+/// better known before the first disaster than in the third.
+pub(crate) fn check_settings(options: &DrillOptions, tls: &Path, directory: &Path) -> Result<(), DrillError> {
+    let somewhere = SocketAddr::new(LOOPBACK, 1);
+    for &mode in &options.modes {
+        let mirror =
+            mirror_settings(options, mode, tls, directory, &SocketAddr::new(LOOPBACK, 0).to_string());
+        let primary = primary_settings(options, mode, tls, directory, [somewhere; 3]);
+        for (profile, settings) in [("mirror", mirror), ("primary", primary)] {
+            let mut command =
+                node(&["config", "check", "--json"], profile, &settings, options, None, Side::A)?;
+            let output = command.output().map_err(DrillError::file("starting", executable()?))?;
+            let found = serde_json::from_slice::<Checked>(&output.stdout);
+            match found {
+                Ok(Checked { usable: true, .. }) => {}
+                Ok(Checked { problems, .. }) => {
+                    return Err(DrillError::Settings { problems: problems.join("; ") });
+                }
+                // Wrong in its form, so that there was nothing to check.
+                Err(_) => {
+                    let problems = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                    return Err(DrillError::Settings { problems });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `config check --json` prints.
+#[derive(Debug, Deserialize)]
+struct Checked {
+    usable: bool,
+    problems: Vec<String>,
 }
 
 /// Which form to use: the asked one, and for [`Form::Auto`] the best that the system allows, with the reason
@@ -180,7 +205,9 @@ fn executable() -> Result<PathBuf, DrillError> {
     std::env::current_exe().map_err(DrillError::file("finding", "this executable"))
 }
 
+/// A command of this executable that takes the settings of a node.
 fn node(
+    subcommand: &[&str],
     profile: &str,
     settings: &[(&'static str, String)],
     options: &DrillOptions,
@@ -188,7 +215,7 @@ fn node(
     side: Side,
 ) -> Result<Command, DrillError> {
     let mut command = Command::new(executable()?);
-    command.args(["node", "--profile", profile]);
+    command.args(subcommand).args(["--profile", profile]);
     let set =
         settings.iter().map(|(key, value)| format!("{key}={value}")).chain(options.settings.iter().cloned());
     for setting in set {
@@ -198,6 +225,44 @@ fn node(
         sites.enter_command(&mut command, side)?;
     }
     Ok(command)
+}
+
+fn mirror_settings(
+    options: &DrillOptions,
+    mode: Mode,
+    tls: &Path,
+    directory: &Path,
+    listen: &str,
+) -> Vec<(&'static str, String)> {
+    let mut settings = node_settings(options, mode, tls);
+    settings.extend([
+        ("node.site", "2".to_owned()),
+        ("node.data", text_of(&directory.join("mirror"))),
+        ("link.listen_bulk", listen.to_owned()),
+        ("link.listen_critical", listen.to_owned()),
+        ("link.listen_tcp", listen.to_owned()),
+    ]);
+    settings
+}
+
+/// `peers` are the mirror's addresses for the bulk lane, the critical lane, and records over TCP.
+fn primary_settings(
+    options: &DrillOptions,
+    mode: Mode,
+    tls: &Path,
+    directory: &Path,
+    peers: [SocketAddr; 3],
+) -> Vec<(&'static str, String)> {
+    let [bulk, critical, tcp] = peers.map(|peer| peer.to_string());
+    let mut settings = node_settings(options, mode, tls);
+    settings.extend([
+        ("node.site", "1".to_owned()),
+        ("node.data", text_of(&directory.join("primary"))),
+        ("link.peer_bulk", bulk),
+        ("link.peer_critical", critical),
+        ("link.peer_tcp", tcp),
+    ]);
+    settings
 }
 
 /// Settings that both nodes share.
@@ -211,6 +276,8 @@ fn node_settings(options: &DrillOptions, mode: Mode, tls: &Path) -> Vec<(&'stati
         ("link.rate", format!("{}bit", link.rate_bits_per_second)),
         ("link.mtu", MTU_BYTES.to_string()),
         ("link.congestion", "provisioned".to_owned()),
+        // What most hosts have, so that drills on different hosts compare.
+        ("link.tcp_congestion", "cubic".to_owned()),
         ("telemetry.log", "warn".to_owned()),
     ];
     if mode.has_code() {

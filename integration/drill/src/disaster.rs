@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parhelion_types::Time;
-use parhelion_wan::{Loss, Side, Timeliness, WanCounters, monotonic_now};
+use parhelion_wan::{Direction, Loss, Side, TcpProgress, Timeliness, WanCounters, monotonic_now};
 use serde_json::Value;
 
 use crate::ack::Ack;
@@ -43,12 +43,11 @@ impl Disaster<'_> {
         let arguments = self.writer_arguments(&cluster, seed, &acks_path);
         let arguments = write_json(&self.directory.join("writers.json"), &arguments)?;
         let mut writers = cluster.start_helper("writers", WRITERS_SUBCOMMAND, &arguments, Side::A)?;
-        let warm_up = self.warm_up();
-        if !warm_up.is_zero() {
-            progress.step("giving the link a history");
+        if !self.options.warm_up.is_zero() {
+            progress.step("warming up");
         }
-        let WritersReady { started_nanos } = writers.answer(PREPARE_LIMIT + warm_up)?;
-        let unused = cluster.emulator.counters()?.a_to_b.link.total().offered.bytes;
+        let WritersReady { started_nanos } = writers.answer(PREPARE_LIMIT + self.options.warm_up)?;
+        let unused = cluster.emulator.counters()?;
 
         progress.step("writing");
         let cut_at = Time::from_nanos(started_nanos) + self.options.duration;
@@ -80,18 +79,23 @@ impl Disaster<'_> {
             api: cluster.mirror_api,
             tls: self.tls.to_owned(),
             acks: acks_path.clone(),
+            run: u64::from(self.repetition),
             cut_nanos: cut.as_nanos(),
             findings: findings_path.clone(),
         };
         let arguments = write_json(&self.directory.join("check.json"), &arguments)?;
         progress.step("promoting the mirror and looking for every append");
-        cluster.start_helper("check", CHECK_SUBCOMMAND, &arguments, Side::B)?.finish(CHECK_LIMIT)?;
+        cluster.start_helper("check", CHECK_SUBCOMMAND, &arguments, Side::B)?.finish(self.check_limit())?;
         let findings: Findings = read_json(&findings_path)?;
         let acks = Ack::read_all(&acks_path)?;
 
-        let departure = Departure::infer(&acks, before, bulk_offered(&counters), !self.mode.has_code());
-        let lost = Losses::of(&findings, departure);
-        let offered = counters.a_to_b.link.total().offered.bytes.saturating_sub(unused);
+        let in_order = !self.mode.has_code();
+        let departure =
+            Departure::infer(&acks, bulk_offered(&unused), before, bulk_offered(&counters), in_order);
+        let stream = self.record_stream(&mut cluster)?;
+        let lost = Losses::of(&findings, departure, stream.as_ref());
+        let offered = counters.a_to_b.link.total().offered.bytes;
+        let offered = offered.saturating_sub(unused.a_to_b.link.total().offered.bytes);
         let figures = AckFigures::of(&acks, clean_until.as_nanos(), cut.as_nanos());
         let mut result = self.result(seed, figures, offered, &findings, lost);
         self.remark(&cluster, &summary, &counters, cut, killed, &mut result.notes)?;
@@ -108,9 +112,20 @@ impl Disaster<'_> {
         Ok(result)
     }
 
-    /// How long the link is used before anything counts; only where promises depend on its history.
-    fn warm_up(&self) -> Duration {
-        if self.mode == Mode::NetworkSync { self.options.warm_up } else { Duration::ZERO }
+    /// The TCP stream that carried the records, as the emulator saw it: where there is one, and only one.
+    fn record_stream(&self, cluster: &mut Cluster) -> Result<Option<TcpProgress>, DrillError> {
+        if self.mode.has_code() {
+            return Ok(None);
+        }
+        let mut all = cluster.emulator.tcp_progress(Direction::AToB)?;
+        all.retain(|stream| stream.target == cluster.mirror_records);
+        // A stream that broke and was begun again repeats records; then their places are not known.
+        Ok(if all.len() == 1 { all.pop() } else { None })
+    }
+
+    /// Reading everything back takes about as long as writing it, on a loaded machine longer.
+    fn check_limit(&self) -> Duration {
+        CHECK_LIMIT + self.options.duration * 10
     }
 
     fn writer_arguments(&self, cluster: &Cluster, seed: u64, acks: &Path) -> WriterArguments {
@@ -126,7 +141,7 @@ impl Disaster<'_> {
             durability: self.mode.durability(),
             max_risk: self.options.max_risk,
             load_bits_per_second: self.options.load(),
-            warm_up_nanos: u64::try_from(self.warm_up().as_nanos()).unwrap_or(u64::MAX),
+            warm_up_nanos: u64::try_from(self.options.warm_up.as_nanos()).unwrap_or(u64::MAX),
             errors_until_nanos: u64::try_from(self.options.duration.as_nanos()).unwrap_or(u64::MAX),
             acks: acks.to_owned(),
         }
@@ -230,7 +245,8 @@ impl Disaster<'_> {
             let dropped = direction.link.total().queue_dropped.packets;
             if dropped > 0 {
                 notes.push(format!(
-                    "the link's queue was full for {dropped} packets {way}: the load exceeds its rate"
+                    "the line's queue of {QUEUE:?} was full for {dropped} packets {way}, which it dropped, as a router does: \
+                     a burst, or more load than the line carries"
                 ));
             }
         }
@@ -255,7 +271,7 @@ impl Disaster<'_> {
 const PREPARE_LIMIT: Duration = Duration::from_secs(60);
 /// The writers give up what is unanswered and write their last records within this.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// Reading a whole log and a part of its bytes.
+/// Promotion and reading the list of appends.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
 const TICK: Duration = Duration::from_millis(100);
 /// The order to cut reaches the emulator this long before the time it is for.

@@ -18,9 +18,20 @@ pub enum DrillError {
         /// What would be right.
         remedy: String,
     },
+    /// The nodes of the drill could not start with their settings.
+    #[error("the nodes of this drill could not start: {problems}; these settings come from --code and --set")]
+    Settings {
+        /// What is wrong with them, each with its remedy.
+        problems: String,
+    },
     /// The input has nothing to append.
-    #[error("no readable bytes below {0}; name a directory with files by --input")]
-    Input(PathBuf),
+    #[error("--input {path}: {reason}; name a directory with files that can be read")]
+    Input {
+        /// The directory.
+        path: PathBuf,
+        /// Why nothing comes of it.
+        reason: String,
+    },
     /// A file or directory of the drill could not be used.
     #[error("{doing} {path} failed: {source}; check that the disk has room and the directory is writable")]
     File {

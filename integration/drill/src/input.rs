@@ -44,7 +44,12 @@ impl Input {
             let pieces = (bytes.len() / piece_bytes) as u64;
             return Ok(Self { bytes: bytes.into(), piece_bytes, pieces, start: dice.next_u64() });
         }
-        Err(DrillError::Input(roots.into_iter().next().unwrap_or_default()))
+        let path = roots.into_iter().next().unwrap_or_default();
+        let reason = match fs::read_dir(&path) {
+            Ok(_) => "holds no readable bytes".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(DrillError::Input { path, reason })
     }
 
     /// The bytes of append number `sequence` of `writer`. Pieces come round again in a long drill; what
@@ -151,7 +156,13 @@ mod tests {
     fn a_small_input_is_repeated_and_an_empty_one_refused() {
         let directory = tempfile::tempdir().unwrap();
         let error = Input::load(Some(directory.path()), 10, 1).unwrap_err();
-        assert!(error.to_string().contains("--input"), "{error}");
+        let here = directory.path().display();
+        assert_eq!(
+            error.to_string(),
+            format!("--input {here}: holds no readable bytes; name a directory with files that can be read")
+        );
+        let error = Input::load(Some(&directory.path().join("absent")), 10, 1).unwrap_err();
+        assert!(error.to_string().contains("absent: No such file"), "{error}");
         fs::write(directory.path().join("a"), b"abc").unwrap();
         let input = Input::load(Some(directory.path()), 8, 1).unwrap();
         assert_eq!(&input.piece(0, 0)[..], b"abcabcab");

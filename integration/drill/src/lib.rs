@@ -35,13 +35,15 @@ mod report;
 mod round_trip;
 mod session;
 mod stats;
+mod stream;
+mod table;
 pub mod writers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use ack::{ACK_BYTES, Ack};
-pub use classify::{Departure, Findings, Losses, Lost};
+pub use classify::{Departure, Findings, Losses, Lost, Uncounted};
 pub use cluster::{CHECK_SUBCOMMAND, EMULATOR_SUBCOMMAND, WRITERS_SUBCOMMAND};
 pub use error::DrillError;
 pub use html::write_report;
@@ -75,10 +77,17 @@ pub fn prepare() {
 /// an error but a result.
 pub fn run(options: DrillOptions) -> Result<DrillReport, DrillError> {
     options.validate()?;
+    // The writers read it again, each disaster anew; here it is only known early whether there is anything to read.
+    Input::load(options.input.as_deref(), options.append_bytes as usize, options.seed)?;
     let (form, fallback) = cluster::choose_form(options.form)?;
     let workspace = Workspace::create(&options)?;
     let tls = workspace.path.join("tls");
     cluster::make_certificates(&tls, &workspace.path)?;
+    if let Err(error) = cluster::check_settings(&options, &tls, &workspace.path) {
+        // No disaster happened, so there is nothing to keep.
+        workspace.close();
+        return Err(error);
+    }
     let mut runs = Vec::new();
     for repetition in 0..options.repeat {
         for &mode in &options.modes {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::DrillError;
 use crate::mode::Mode;
 
-/// Everything that shapes a drill. [`DrillOptions::default`] is a drill of a minute on a continental link.
+/// Everything that shapes a drill. [`DrillOptions::default`] is a drill of a minute on a continental link, and what the
+/// command line does without options.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrillOptions {
     /// Directory whose files the writers append, cut into pieces; without one, files of this system.
@@ -35,9 +36,9 @@ pub struct DrillOptions {
     /// The same load in all modes makes them comparable, and headroom for repairs keeps the queue of the
     /// link from being the only thing that is measured.
     pub load_bits_per_second: Option<u64>,
-    /// Before that, in the mode network-sync: the same load at the local level, which is not counted. It gives the
-    /// link the history from which the estimator derives its bounds; a link that has just been seen for the first
-    /// time is promised nothing, and every append waits for the mirror.
+    /// Before that, in every mode alike: the same load at the local level, which is not counted. It gives the link the
+    /// history from which the estimator derives its bounds; a link that has just been seen for the first time is promised
+    /// nothing, and every append waits for the mirror.
     #[serde(rename = "warm_up_seconds", with = "seconds")]
     pub warm_up: Duration,
     /// From the first append to the disaster.
@@ -115,7 +116,7 @@ impl Default for DrillOptions {
             link: LinkOptions::default(),
             code: "layered-interleaving".to_owned(),
             parameters: String::new(),
-            writers: 16,
+            writers: 64,
             logs: 8,
             append_bytes: 4096,
             load_bits_per_second: None,
@@ -133,13 +134,13 @@ impl Default for DrillOptions {
 }
 
 impl Default for LinkOptions {
-    /// SMFS section 5.3: 50 ms one way, 1 % independent loss during the last half second.
+    /// SMFS section 5.3: 50 ms one way, 1 % loss during the last half second; here in bursts of three packets on average.
     fn default() -> Self {
         Self {
             one_way: Duration::from_millis(50),
             rate_bits_per_second: 300_000_000,
             loss: 0.01,
-            burst: 1.0,
+            burst: 3.0,
             loss_for: Duration::from_millis(500),
         }
     }
@@ -181,6 +182,7 @@ impl DrillOptions {
         )?;
         let longest = "give at most an hour";
         check(self.duration <= HOUR, "duration", format_args!("{:?}", self.duration), longest)?;
+        check(self.warm_up <= HOUR, "warm-up", format_args!("{:?}", self.warm_up), longest)?;
         let one_way = format_args!("{:?}", link.one_way).to_string();
         check(link.one_way <= ONE_WAY_MAX, "one-way delay", one_way, "give at most 2 seconds")?;
         check(
@@ -265,6 +267,8 @@ mod tests {
             ("burst", DrillOptions { link: LinkOptions { burst: 0.5, ..link() }, ..base() }),
             ("duration", DrillOptions { duration: Duration::from_millis(600), ..base() }),
             ("repeat", DrillOptions { repeat: 0, ..base() }),
+            ("load", DrillOptions { load_bits_per_second: Some(0), ..base() }),
+            ("warm-up", DrillOptions { warm_up: Duration::from_secs(3601), ..base() }),
         ];
         for (what, options) in wrong {
             let error = options.validate().expect_err(what);

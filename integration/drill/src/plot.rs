@@ -1,7 +1,10 @@
 //! The figures of the report, drawn after those of SMFS: data loss by mode (Figure 6), latency distributions
 //! (Figure 8), and one that the paper lacks, promised risk against losses seen.
 
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
+use plotters::coord::combinators::LogCoord;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -31,14 +34,15 @@ pub(crate) fn figures(report: &DrillReport) -> Result<Vec<Figure>, DrillError> {
             title: "Data loss by mode",
             caption: "Appends acknowledged before the cut, and how many of them the mirror does not have, \
                       mean per disaster, on a logarithmic axis (after SMFS Figure 6).",
-            svg: draw(|area| loss(report, area))?,
+            svg: draw(HEIGHT, |area| loss(report, area))?,
         },
         Figure {
             name: "latency",
             title: "Latency distributions",
-            caption: "From sending an append to its acknowledgement, and from its acceptance to the mirror's disk: \
-                      thin line shortest to longest, thick line median to 99 %, dot the median (after SMFS Figure 8).",
-            svg: draw(|area| latency(report, area))?,
+            caption: "Share of appends acknowledged within a time of being sent (above), and on the mirror's disk within a time \
+                      of their acceptance, warming up included (below); the lines join measured quantiles, \
+                      of several disasters the mean of each (after SMFS Figure 8).",
+            svg: draw(LATENCY_HEIGHT, |area| latency(report, area))?,
         },
         Figure {
             name: "risk",
@@ -46,7 +50,7 @@ pub(crate) fn figures(report: &DrillReport) -> Result<Vec<Figure>, DrillError> {
             caption: "Share of disasters with at least one acknowledged append lost (dot: seen; bar: its 99 % interval), \
                       and the mean risk that the acknowledgements promised (tick). A promise is broken where the whole \
                       bar lies to the right of its tick; the left edge stands for zero.",
-            svg: draw(|area| risk(report, area))?,
+            svg: draw(HEIGHT, |area| risk(report, area))?,
         },
     ])
 }
@@ -74,6 +78,9 @@ type Drawn = Result<(), String>;
 
 const WIDTH: u32 = 860;
 const HEIGHT: u32 = 420;
+/// Two panels, one above the other.
+const LATENCY_HEIGHT: u32 = 720;
+const LATENCY_SPLIT: u32 = 366;
 const PNG_SCALE: u32 = 2;
 
 const INK: RGBColor = RGBColor(40, 44, 52);
@@ -82,17 +89,16 @@ const SENT: RGBColor = RGBColor(176, 196, 222);
 const LOST: RGBColor = RGBColor(190, 45, 45);
 const ACK: RGBColor = RGBColor(31, 98, 168);
 const SEEN: RGBColor = RGBColor(150, 158, 170);
-const MIRRORING: RGBColor = RGBColor(214, 128, 20);
 
 /// Where zero is drawn on a logarithmic axis of counts.
 const COUNT_FLOOR: f64 = 0.5;
 /// Where zero is drawn on a logarithmic axis of probabilities.
 const RISK_FLOOR: f64 = 1e-12;
 
-fn draw(figure: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, DrillError> {
+fn draw(height: u32, figure: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, DrillError> {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         area.fill(&WHITE).map_err(text).and_then(|()| figure(&area)).map_err(DrillError::Report)?;
         area.present().map_err(text).map_err(DrillError::Report)?;
     }
@@ -145,81 +151,66 @@ fn loss(report: &DrillReport, area: &Area<'_>) -> Drawn {
     legend(area, &[("acknowledged", SENT), ("of those, lost", LOST)])
 }
 
+/// A distribution of one mode: points of rising latency, in milliseconds, and the share that is at most so late.
+type Curve = (Mode, Vec<(f64, f64)>);
+
+/// Cumulative distributions: acknowledgement above, mirroring below, on one time axis.
 fn latency(report: &DrillReport, area: &Area<'_>) -> Drawn {
-    let rows: Vec<(Mode, &'static str, Latency, RGBColor)> = report
-        .modes
-        .iter()
-        .flat_map(|row| {
-            let runs = || report.runs.iter().filter(|run| run.mode == row.mode);
-            let ack = envelope(runs().map(|run| &run.ack_latency_micros));
-            let mirroring = envelope(runs().filter_map(|run| run.mirroring_latency_micros.as_ref()));
-            [
-                ack.map(|all| (row.mode, "ack", all, ACK)),
-                mirroring.map(|all| (row.mode, "mirroring", all, MIRRORING)),
-            ]
-        })
-        .flatten()
-        .collect();
-    let shortest = rows.iter().map(|row| row.2.min / 1e3).fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0);
-    let longest = rows.iter().map(|row| row.2.max / 1e3).fold(10.0, f64::max);
-    let height = (rows.len() as f64).max(1.0);
-    let mut chart = ChartBuilder::on(area)
-        .margin(12)
-        .margin_top(34)
-        .x_label_area_size(46)
-        .y_label_area_size(200)
-        .build_cartesian_2d((shortest / 2.0..longest * 2.0).log_scale(), 0.0..height)
-        .map_err(text)?;
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .light_line_style(WHITE)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .y_labels(0)
-        .x_desc("milliseconds")
-        .x_label_formatter(&|millis| power_of_ten(*millis))
-        .label_style(font(14))
-        .draw()
-        .map_err(text)?;
-    for (index, (mode, what, latency, colour)) in rows.iter().enumerate() {
-        let y = height - index as f64 - 0.5;
-        let at = |micros: f64| ((micros / 1e3).max(shortest / 2.0), y);
-        let range = PathElement::new([at(latency.min), at(latency.max)], colour.stroke_width(1));
-        let bulk = PathElement::new([at(latency.p50), at(latency.p99)], colour.stroke_width(7));
-        let median = Circle::new(at(latency.p50), 5, colour.filled());
-        chart.draw_series([range.into_dyn(), bulk.into_dyn(), median.into_dyn()]).map_err(text)?;
-        let (_, pixel) = chart.backend_coord(&(shortest, y));
-        let style = font(14).pos(Pos::new(HPos::Right, VPos::Center));
-        area.draw(&Text::new(format!("{mode}, {what}"), (204, pixel), style)).map_err(text)?;
+    let of_mode = |mode: Mode| report.runs.iter().filter(move |run| run.mode == mode);
+    let ack = |row: &ModeSummary| {
+        Some((row.mode, distribution(of_mode(row.mode).map(|run| &run.ack_latency_micros))?))
+    };
+    let mirroring = |row: &ModeSummary| {
+        let known = of_mode(row.mode).filter_map(|run| run.mirroring_latency_micros.as_ref());
+        Some((row.mode, distribution(known)?))
+    };
+    let panels: [(&str, Vec<Curve>); 2] = [
+        ("share of acknowledgements", report.modes.iter().filter_map(ack).collect()),
+        ("share mirrored", report.modes.iter().filter_map(mirroring).collect()),
+    ];
+    let times =
+        || panels.iter().flat_map(|(_, curves)| curves).flat_map(|(_, points)| points).map(|point| point.0);
+    let shortest = times().fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0);
+    let longest = times().fold(10.0, f64::max);
+    let (upper, lower) = area.split_vertically(LATENCY_SPLIT);
+    for (panel, (what, curves)) in [upper, lower].iter().zip(&panels) {
+        let mut chart = frame(panel, (shortest / 1.5, longest * 1.5), 0.0..1.0, 76)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.y_labels(11).y_desc(*what).y_label_formatter(&|share| format!("{share:.1}"));
+        mesh_style(&mut mesh, "milliseconds", &|millis| power_of_ten(*millis));
+        mesh.draw().map_err(text)?;
+        for (mode, points) in curves {
+            let line = PathElement::new(points.clone(), colour_of(*mode).stroke_width(2));
+            chart.draw_series([line]).map_err(text)?;
+        }
     }
-    legend(area, &[("acknowledgement", ACK), ("mirroring", MIRRORING)])
+    let names: Vec<_> = report.modes.iter().map(|row| (row.mode.name(), colour_of(row.mode))).collect();
+    legend(area, &names)
+}
+
+/// Points of the distribution of several runs: for each share the mean of its latencies.
+fn distribution<'a>(runs: impl Iterator<Item = &'a Latency>) -> Option<Vec<(f64, f64)>> {
+    let runs: Vec<Vec<(f64, f64)>> = runs.filter(|run| run.max > 0.0).map(Latency::points).collect();
+    let first = runs.first()?;
+    let alike = runs.iter().filter(|run| run.len() == first.len());
+    let count = alike.clone().count() as f64;
+    let mean = |index: usize| {
+        alike.clone().filter_map(|run| run.get(index)).map(|point| point.1).sum::<f64>() / count
+    };
+    // Zero has no place on a logarithmic axis; a microsecond stands for it.
+    Some(first.iter().enumerate().map(|(index, point)| (mean(index).max(1.0) / 1e3, point.0)).collect())
 }
 
 fn risk(report: &DrillReport, area: &Area<'_>) -> Drawn {
     let rows = &report.modes;
     let height = columns(rows);
-    let mut chart = ChartBuilder::on(area)
-        .margin(12)
-        .margin_top(34)
-        .x_label_area_size(46)
-        .y_label_area_size(200)
-        .build_cartesian_2d((RISK_FLOOR / 2.0..2.0).log_scale(), 0.0..height)
-        .map_err(text)?;
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .light_line_style(WHITE)
-        .bold_line_style(GRID)
-        .axis_style(INK)
-        .y_labels(0)
-        .x_desc("probability of losing any acknowledged append")
-        .x_label_formatter(&|risk| {
-            if *risk < RISK_FLOOR * 2.0 { "0".to_owned() } else { power_of_ten(*risk) }
-        })
-        .label_style(font(14))
-        .draw()
-        .map_err(text)?;
+    let mut chart = frame(area, (RISK_FLOOR / 2.0, 2.0), 0.0..height, 200)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_y_mesh().y_labels(0);
+    mesh_style(&mut mesh, "probability of losing any acknowledged append", &|risk| {
+        if *risk < RISK_FLOOR * 2.0 { "0".to_owned() } else { power_of_ten(*risk) }
+    });
+    mesh.draw().map_err(text)?;
     for (index, row) in rows.iter().enumerate() {
         let y = height - index as f64 - 0.5;
         let at = |probability: f64| (probability.clamp(RISK_FLOOR, 1.0), y);
@@ -240,8 +231,39 @@ fn risk(report: &DrillReport, area: &Area<'_>) -> Drawn {
     legend(area, &[("promised", ACK), ("seen, with its 99 % interval", SEEN)])
 }
 
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, RangedCoordf64>>;
+
+/// The frame of a figure whose horizontal axis is logarithmic; `left` pixels are for what names the rows.
+fn frame<'a, 'b>(
+    area: &'a Area<'b>,
+    across: (f64, f64),
+    up: std::ops::Range<f64>,
+    left: u32,
+) -> Result<Chart<'a, 'b>, String> {
+    ChartBuilder::on(area)
+        .margin(12)
+        .margin_top(34)
+        .x_label_area_size(46)
+        .y_label_area_size(left)
+        .build_cartesian_2d((across.0..across.1).log_scale(), up)
+        .map_err(text)
+}
+
+fn mesh_style<'a>(
+    mesh: &mut MeshStyle<'a, '_, LogCoord<f64>, RangedCoordf64, SVGBackend<'_>>,
+    across: &str,
+    label: &'a dyn Fn(&f64) -> String,
+) {
+    mesh.light_line_style(WHITE)
+        .bold_line_style(GRID)
+        .axis_style(INK)
+        .x_desc(across)
+        .x_label_formatter(label)
+        .label_style(font(14));
+}
+
 fn legend(area: &Area<'_>, entries: &[(&str, RGBColor)]) -> Drawn {
-    let mut x = 240;
+    let mut x = 84;
     for (name, colour) in entries {
         area.draw(&Rectangle::new([(x, 12), (x + 14, 26)], colour.filled())).map_err(text)?;
         area.draw(&Text::new(
@@ -250,26 +272,20 @@ fn legend(area: &Area<'_>, entries: &[(&str, RGBColor)]) -> Drawn {
             font(14).pos(Pos::new(HPos::Left, VPos::Center)),
         ))
         .map_err(text)?;
-        x += 160;
+        // Letters of this size are about 8 pixels wide.
+        x += 36 + 8 * name.len() as i32;
     }
     Ok(())
 }
 
-/// The widest of several distributions: extremes of all, and the mean of their shares.
-fn envelope<'a>(all: impl Iterator<Item = &'a Latency>) -> Option<Latency> {
-    let all: Vec<&Latency> = all.filter(|latency| latency.max > 0.0).collect();
-    if all.is_empty() {
-        return None;
+fn colour_of(mode: Mode) -> RGBColor {
+    match mode {
+        Mode::LocalSync => RGBColor(150, 158, 170),
+        Mode::LocalSyncFec => RGBColor(122, 81, 160),
+        Mode::NetworkSync => RGBColor(31, 98, 168),
+        Mode::RemoteSync => RGBColor(214, 128, 20),
+        Mode::RemoteSyncFec => RGBColor(46, 125, 80),
     }
-    let mean =
-        |figure: fn(&Latency) -> f64| all.iter().map(|one| figure(one)).sum::<f64>() / all.len() as f64;
-    Some(Latency {
-        min: all.iter().map(|one| one.min).fold(f64::INFINITY, f64::min),
-        max: all.iter().map(|one| one.max).fold(0.0, f64::max),
-        p50: mean(|one| one.p50),
-        p99: mean(|one| one.p99),
-        ..Latency::default()
-    })
 }
 
 fn columns(rows: &[ModeSummary]) -> f64 {
@@ -316,6 +332,9 @@ mod tests {
             for mode in Mode::ALL {
                 assert!(figure.svg.contains(mode.name()), "{} lacks {mode}", figure.name);
             }
+            let curves = figure.svg.matches("<polyline").count();
+            // Each mode has a curve above and one below; of what the sample knows, six points and four.
+            assert!(figure.name != "latency" || curves >= 2 * Mode::ALL.len(), "{curves} curves");
             let picture = png(&figure.svg).unwrap();
             assert!(picture.starts_with(b"\x89PNG"));
             // Without a font the text would be missing, and the picture a fraction of this.

@@ -1,11 +1,9 @@
-//! What a drill found, per disaster and per mode, as data and as a table.
+//! What a drill found, per disaster and per mode, as data.
 
 use std::collections::BTreeMap;
 
 use parhelion_types::{Durability, LogId};
 use serde::{Deserialize, Serialize};
-use tabled::builder::Builder;
-use tabled::settings::{Alignment, Style, object::Columns};
 
 use crate::ack::Ack;
 use crate::classify::Losses;
@@ -48,11 +46,11 @@ pub struct RunResult {
     pub acked_late: u64,
     /// From sending an append to its acknowledgement, microseconds.
     pub ack_latency_micros: Latency,
-    /// From acceptance to the mirror's disk, microseconds, as the mirror measured it.
+    /// From acceptance to the mirror's disk, microseconds, as the mirror measured it, warming up included.
     pub mirroring_latency_micros: Option<Latency>,
     /// Acknowledged payload per second.
     pub goodput_bits_per_second: f64,
-    /// Bytes of IP packets that the primary's site offered to the link.
+    /// Bytes of IP packets that the primary's site offered to the link, from the first append that counts to the cut.
     pub wire_bytes: u64,
     /// Those, divided by the bytes acknowledged.
     pub wire_overhead: f64,
@@ -112,6 +110,8 @@ pub struct ModeSummary {
     pub lost: Losses,
     /// Appends shown with other bytes than were sent, in all disasters.
     pub altered: u64,
+    /// Appends whose bytes were read back from the mirror and hashed, in all disasters.
+    pub read_back: u64,
     /// Highest prefix risk promised.
     pub risk_highest: f64,
     /// Mean prefix risk promised.
@@ -197,33 +197,6 @@ impl DrillReport {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// The table of the terminal: a column per mode, a row per figure, and what a reader must know below.
-    #[must_use]
-    pub fn table(&self) -> String {
-        let mut builder = Builder::default();
-        builder.push_record(
-            std::iter::once(String::new()).chain(self.modes.iter().map(|row| row.mode.to_string())),
-        );
-        for (name, figure) in ROWS {
-            builder.push_record(std::iter::once((*name).to_owned()).chain(self.modes.iter().map(figure)));
-        }
-        let mut table = builder.build();
-        table.with(Style::sharp()).modify(Columns::new(1..), Alignment::right());
-        let mut text = table.to_string();
-        let mut notes: Vec<String> = self
-            .runs
-            .iter()
-            .flat_map(|run| run.notes.iter().map(|note| format!("{}: {note}", run.mode)))
-            .collect();
-        notes.sort();
-        notes.dedup();
-        for note in &notes {
-            text.push_str("\n* ");
-            text.push_str(note);
-        }
-        text
-    }
-
     /// Whether the drill shows a fault: altered bytes, a loss that no announcement named, or a promise refuted.
     #[must_use]
     pub fn is_faulty(&self) -> bool {
@@ -268,79 +241,12 @@ impl ModeSummary {
             lost_appends: spread(&|run| run.lost.total as f64),
             lost: runs.iter().fold(Losses::default(), |sum, run| sum.and(run.lost)),
             altered: runs.iter().map(|run| run.altered).sum(),
+            read_back: runs.iter().map(|run| run.read_back).sum(),
             risk_highest: largest(&|run| run.risk_highest),
             risk_mean: spread(&|run| run.risk_mean).mean,
             meets_loss: runs.iter().all(|run| run.meets_loss),
             promise: PromiseTest::of(&outcomes),
         }
-    }
-}
-
-type Figure = fn(&ModeSummary) -> String;
-
-const ROWS: &[(&str, Figure)] = &[
-    ("disasters", |row| row.runs.to_string()),
-    ("met the packet loss", |row| if row.meets_loss { "yes" } else { "NO: relay" }.to_owned()),
-    ("appends acknowledged", |row| count(row.acked_appends)),
-    ("  ahead of the mirror", |row| count(row.acked_ahead)),
-    ("bytes acknowledged, MB", |row| scaled(row.acked_bytes, 1e6)),
-    ("ack latency p50, ms", |row| scaled(row.ack_p50_micros, 1e3)),
-    ("ack latency p99, ms", |row| scaled(row.ack_p99_micros, 1e3)),
-    ("ack latency max, ms", |row| number(row.ack_max_micros / 1e3)),
-    ("mirroring latency p50, ms", |row| optional(row.mirroring_p50_micros)),
-    ("mirroring latency p99, ms", |row| optional(row.mirroring_p99_micros)),
-    ("mirroring latency spread, ms", |row| optional(row.mirroring_spread_micros)),
-    ("goodput, Mbit/s", |row| scaled(row.goodput_bits_per_second, 1e6)),
-    ("wire bytes / acked bytes", |row| scaled(row.wire_overhead, 1.0)),
-    ("acked appends lost per disaster", |row| count(row.lost_appends)),
-    ("  still in the sending host", |row| row.lost.in_host.to_string()),
-    ("  lost on the wire", |row| row.lost.on_wire.to_string()),
-    ("  blocked behind a gap", |row| row.lost.behind_gap.to_string()),
-    ("  (cause inferred)", |row| row.lost.inferred.to_string()),
-    ("lost and not announced", |row| match row.lost {
-        Losses { unnamed, unlisted: 0, .. } => unnamed.to_string(),
-        Losses { unnamed, unlisted, .. } => format!("{unnamed} to {}", unnamed + unlisted),
-    }),
-    ("altered at the mirror", |row| row.altered.to_string()),
-    ("highest risk promised", |row| number(row.risk_highest)),
-    ("mean risk promised", |row| number(row.risk_mean)),
-    ("disasters with a loss", |row| {
-        format!("{} (promised {})", row.promise.losses, number(row.promise.expected))
-    }),
-    ("appends lost in all", |row| {
-        format!("{} (promised {})", row.promise.lost_appends, number(row.promise.expected_appends))
-    }),
-    ("promises, 99 % one-sided", |row| {
-        if row.promise.refuted { "REFUTED" } else { "not refuted" }.to_owned()
-    }),
-];
-
-fn count(spread: Spread) -> String {
-    if spread.stddev == 0.0 {
-        format!("{}", spread.mean)
-    } else {
-        format!("{:.1} ± {:.1}", spread.mean, spread.stddev)
-    }
-}
-
-fn scaled(spread: Spread, unit: f64) -> String {
-    let mean = number(spread.mean / unit);
-    if spread.stddev == 0.0 { mean } else { format!("{mean} ± {}", number(spread.stddev / unit)) }
-}
-
-fn optional(spread: Option<Spread>) -> String {
-    spread.map_or_else(|| "-".to_owned(), |spread| scaled(spread, 1e3))
-}
-
-/// Three significant digits, without an exponent where that is readable.
-fn number(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        size if size < 1e-3 => format!("{value:.1e}"),
-        size if size < 1.0 => format!("{value:.3}"),
-        size if size < 10.0 => format!("{value:.2}"),
-        size if size < 100.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
     }
 }
 
@@ -443,23 +349,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_table_has_every_mode_and_cause() {
-        let table = sample_report().table();
-        for text in [
-            "local-sync+fec",
-            "network-sync",
-            "blocked behind a gap",
-            "not refuted",
-            "54321",
-            "8.0e-7",
-            "REFUTED",
-        ] {
-            assert_eq!(table.contains(text), text != "REFUTED", "{text}:\n{table}");
-        }
-        assert!(table.lines().all(|line| line.chars().count() <= 140), "{table}");
-    }
-
-    #[test]
     fn a_broken_promise_shows() {
         let mut run = sample_run(Mode::NetworkSync, 0);
         run.lost = Losses { total: 1, on_wire: 1, ..Losses::default() };
@@ -470,7 +359,7 @@ pub(crate) mod tests {
         let mut run = sample_run(Mode::LocalSync, 0);
         run.lost.unlisted = 7;
         let report = DrillReport::new(DrillOptions::default(), Form::Relay, vec![run.clone()]);
-        assert!(!report.is_faulty() && report.table().contains("0 to 7"), "{}", report.table());
+        assert!(!report.is_faulty());
         run.lost.unnamed = 1;
         assert!(DrillReport::new(DrillOptions::default(), Form::Relay, vec![run]).is_faulty());
     }

@@ -17,6 +17,9 @@ use crate::ack::Ack;
 use crate::check::{CheckArguments, look};
 use crate::writers::{WriterArguments, write_until};
 
+/// Number of the disaster.
+const RUN: u64 = 3;
+
 /// Writes for a while to a site of its own, and returns what is needed to check it.
 async fn write(
     directory: &Path,
@@ -31,7 +34,7 @@ async fn write(
     let address = api.local_address().unwrap();
     let acks = directory.join("acks");
     let arguments = WriterArguments {
-        run: 3,
+        run: RUN,
         api: address,
         tls: tls.clone(),
         input: None,
@@ -62,7 +65,8 @@ async fn write(
     assert!(started_nanos > 0 && started_nanos < monotonic_now().as_nanos());
     assert_eq!(Ack::read_all(&acks).unwrap().len() as u64, summary.acks);
     let findings = directory.join("findings");
-    let check = CheckArguments { api: address, tls, acks, cut_nanos: monotonic_now().as_nanos(), findings };
+    let check =
+        CheckArguments { api: address, tls, acks, run: RUN, cut_nanos: monotonic_now().as_nanos(), findings };
     (site, api, check)
 }
 

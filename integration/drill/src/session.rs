@@ -47,10 +47,20 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Promotion {
     pub epoch: u32,
-    /// Log, address and CRC-32C of appends that were announced and are not shown.
-    pub missing: Vec<(LogId, LogAddress, u32)>,
+    /// Appends that were announced and are not shown.
+    pub missing: Vec<Missing>,
     pub missing_count: u64,
     pub behind_gap_count: u64,
+}
+
+/// One append that was announced and is not shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Missing {
+    pub log: LogId,
+    pub address: LogAddress,
+    pub length: u32,
+    pub crc: u32,
+    pub request: RequestId,
 }
 
 impl Session {
@@ -101,15 +111,25 @@ impl Session {
         let promotion = self.0.promote(false).await.map_err(refused("promoting the mirror"))?;
         Ok(Promotion {
             epoch: promotion.epoch.0,
-            missing: promotion.missing.iter().map(|one| (one.log, one.address, one.digest)).collect(),
+            missing: promotion
+                .missing
+                .iter()
+                .map(|one| Missing {
+                    log: one.log,
+                    address: one.address,
+                    length: one.length,
+                    crc: one.digest,
+                    request: one.request,
+                })
+                .collect(),
             missing_count: promotion.missing_count,
             behind_gap_count: promotion.behind_gap_count,
         })
     }
 
-    /// The node's status document, histograms included.
+    /// The node's status document.
     pub(crate) async fn status(&self) -> Result<serde_json::Value, DrillError> {
-        self.0.status(true).await.map_err(refused("asking for the mirror's status"))
+        self.0.status().await.map_err(refused("asking for the mirror's status"))
     }
 
     /// All logs of the node.

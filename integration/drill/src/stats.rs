@@ -77,6 +77,14 @@ impl Latency {
             quantiles: QUANTILES.iter().map(|&share| (share, at(share))).collect(),
         }
     }
+
+    /// Points of the distribution, as [`Latency::quantiles`]; where those were not told, its four best known ones.
+    pub(crate) fn points(&self) -> Vec<(f64, f64)> {
+        if !self.quantiles.is_empty() {
+            return self.quantiles.clone();
+        }
+        vec![(0.0, self.min), (0.5, self.p50), (0.99, self.p99), (1.0, self.max)]
+    }
 }
 
 /// Wilson's 99 % interval for the probability behind `hits` of `trials`: the error bar of a small sample.
@@ -96,8 +104,10 @@ pub(crate) fn wilson(hits: u64, trials: u64) -> (f64, f64) {
 const HOUR_MICROS: u64 = 3_600_000_000;
 /// Two-sided 99 % quantile of the normal distribution.
 const Z_99: f64 = 2.575_829_303_548_901;
-const QUANTILES: [f64; 17] =
-    [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0];
+const QUANTILES: [f64; 27] = [
+    0.0, 0.001, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
+    0.85, 0.9, 0.95, 0.975, 0.99, 0.999, 0.9999, 1.0,
+];
 
 #[cfg(test)]
 mod tests {

@@ -180,7 +180,7 @@ impl Cluster {
     pub async fn linked(&self) {
         let client = self.client(At::Primary, 1).await;
         poll("the sites are linked", SOON, || async {
-            let status = client.status(false).await.ok()?;
+            let status = client.status().await.ok()?;
             let nodes = status["nodes"].as_array()?;
             let all = nodes.iter().all(|node| node["reachable"] == true);
             (all && status["logs"]["linked"] == true).then_some(())

@@ -1,24 +1,29 @@
-//! An OTLP/HTTP collector that keeps what it receives.
+//! A collector of traces, and what it keeps of a span.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use prost::Message;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
 
-/// Receives traces on a port of its own until the test ends.
+/// An OTLP receiver that runs as a process of its own until it is dropped, and the spans that it has told of.
 #[derive(Debug)]
 pub struct Collector {
+    process: Child,
     address: SocketAddr,
     spans: Arc<Mutex<Vec<SeenSpan>>>,
 }
 
-/// A span, as far as tests look at it.
-#[derive(Clone, Debug, PartialEq)]
+/// A span, as far as tests look at it. The receiver writes it as one line of JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SeenSpan {
     /// Its name.
     pub name: String,
@@ -38,29 +43,42 @@ pub struct SeenSpan {
     pub attributes: BTreeMap<String, String>,
 }
 
-/// More than any batch of the exporter.
-const BODY_BYTES_MAX: usize = 16 << 20;
-/// An exporter that keeps its connection open and silent for longer may connect again.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// What the receiver says first.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ready {
+    listening: SocketAddr,
+}
 
 impl Collector {
-    /// Listens.
+    /// Starts `receiver`, the program `otlp-receiver` of this crate, on a port of its own.
+    ///
+    /// Call it from the test's own thread: the kernel kills the receiver when the thread that started it ends.
     ///
     /// # Panics
-    /// No port is free.
+    /// It does not say where it listens.
     #[must_use]
-    pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("it is bound");
+    pub fn start(receiver: &Path) -> Self {
+        let mut command = Command::new(receiver);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // SAFETY: between fork and exec only one system call is made, prctl, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let mut process = command.spawn().expect("the receiver starts");
+        let mut lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let first = lines.next().expect("the receiver says where it listens").expect("a pipe can be read");
+        let Ready { listening } = serde_json::from_str(&first).expect("an address");
         let spans = Arc::new(Mutex::new(Vec::new()));
         let kept = spans.clone();
         std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let kept = kept.clone();
-                std::thread::spawn(move || serve(&connection, &kept));
+            for line in lines {
+                let Ok(line) = line else { return };
+                let span = serde_json::from_str(&line).expect("the receiver writes spans");
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(span);
             }
         });
-        Self { address, spans }
+        Self { process, address: listening, spans }
     }
 
     /// The address of a collector that is gone.
@@ -86,83 +104,52 @@ impl Collector {
     }
 }
 
-/// Answers requests until the peer closes the connection.
-fn serve(connection: &TcpStream, kept: &Mutex<Vec<SeenSpan>>) {
-    let _ = connection.set_read_timeout(Some(SILENCE_MAX));
-    let mut reader = BufReader::new(connection);
-    while let Some((path, body)) = read_request(&mut reader) {
-        if path == "/v1/traces" {
-            let request = ExportTraceServiceRequest::decode(body.as_slice()).expect("traces are protobuf");
-            kept.lock().unwrap_or_else(PoisonError::into_inner).extend(spans_of(&request));
-        }
-        let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
-        let mut writer = connection;
-        if writer.write_all(answer.as_bytes()).is_err() {
-            return;
-        }
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // Both fail only if it has gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
-/// The path and the body of the next request.
-fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|&bytes| bytes > 0)?;
-    let path = line.split(' ').nth(1)?.to_owned();
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header).ok().filter(|&bytes| bytes > 0)?;
-        if header.trim().is_empty() {
-            break;
-        }
-        if let Some((name, value)) = header.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().ok()?;
-        }
-    }
-    assert!(length <= BODY_BYTES_MAX, "{length} bytes in one export");
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some((path, body))
-}
-
-fn spans_of(request: &ExportTraceServiceRequest) -> Vec<SeenSpan> {
-    let mut seen = Vec::new();
-    for resource in &request.resource_spans {
-        let attributes = resource.resource.iter().flat_map(|resource| &resource.attributes);
-        let site = attributes.filter(|attribute| attribute.key == "parhelion.site").find_map(|attribute| {
-            match attribute.value.as_ref()?.value {
-                Some(Value::IntValue(site)) => Some(site),
-                _ => None,
+impl SeenSpan {
+    /// The spans of an export.
+    #[must_use]
+    pub fn all_of(export: &ExportTraceServiceRequest) -> Vec<Self> {
+        let mut seen = Vec::new();
+        for resource in &export.resource_spans {
+            let site = resource.resource.iter().flat_map(|resource| &resource.attributes).find_map(site_of);
+            for span in resource.scope_spans.iter().flat_map(|scope| &scope.spans) {
+                seen.push(Self {
+                    name: span.name.clone(),
+                    site,
+                    trace: span.trace_id.clone(),
+                    span: span.span_id.clone(),
+                    parent: span.parent_span_id.clone(),
+                    times: (span.start_time_unix_nano, span.end_time_unix_nano),
+                    events: span.events.iter().map(|event| event.name.clone()).collect(),
+                    attributes: span.attributes.iter().filter_map(text_of).collect(),
+                });
             }
-        });
-        for span in resource.scope_spans.iter().flat_map(|scope| &scope.spans) {
-            seen.push(SeenSpan {
-                name: span.name.clone(),
-                site,
-                trace: span.trace_id.clone(),
-                span: span.span_id.clone(),
-                parent: span.parent_span_id.clone(),
-                times: (span.start_time_unix_nano, span.end_time_unix_nano),
-                events: span.events.iter().map(|event| event.name.clone()).collect(),
-                attributes: span
-                    .attributes
-                    .iter()
-                    .filter_map(|a| Some((a.key.clone(), text_of(a.value.as_ref()?.value.as_ref()?)?)))
-                    .collect(),
-            });
         }
+        seen
     }
-    seen
 }
 
-fn text_of(value: &Value) -> Option<String> {
-    match value {
-        Value::StringValue(text) => Some(text.clone()),
-        Value::BoolValue(flag) => Some(flag.to_string()),
-        Value::IntValue(number) => Some(number.to_string()),
-        Value::DoubleValue(number) => Some(number.to_string()),
+fn site_of(attribute: &KeyValue) -> Option<i64> {
+    match attribute.value.as_ref()?.value {
+        Some(Value::IntValue(site)) if attribute.key == "parhelion.site" => Some(site),
         _ => None,
     }
+}
+
+fn text_of(attribute: &KeyValue) -> Option<(String, String)> {
+    let text = match attribute.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => text.clone(),
+        Value::BoolValue(flag) => flag.to_string(),
+        Value::IntValue(number) => number.to_string(),
+        Value::DoubleValue(number) => number.to_string(),
+        _ => return None,
+    };
+    Some((attribute.key.clone(), text))
 }

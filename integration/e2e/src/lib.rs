@@ -3,7 +3,7 @@
 //! Nothing of the product is built into the tests but its client library. [`Pair`] is a primary and a mirror,
 //! each a process of its own with its data in a temporary directory; [`Cluster`] is two sites of several processes;
 //! [`Node`] is one process, and can be killed, stopped and started again; [`Tool`] runs a subcommand to its end;
-//! [`Collector`] receives OTLP.
+//! [`Collector`] receives OTLP, in a process of its own (`src/bin/otlp-receiver.rs`).
 //!
 //! The tests are in `tests/e2e`. They run in the order of the test harness, at the same time, on 127.0.0.1:
 //!
@@ -12,8 +12,9 @@
 //! PARHELION_E2E_KILLS=200 cargo test --release -p parhelion-e2e -- --ignored --nocapture kills
 //! ```
 //!
-//! Tests that need a namespace or a disk of their own are skipped where the system does not allow one, and say so
-//! ([`skip`]). With `PARHELION_SKIP_NOTHING=1` they fail instead: set it on a machine that surely has them.
+//! Tests that need a namespace or a disk of their own are skipped where the system does not allow one, and say so on
+//! standard error, also when all pass ([`skip`]). With `PARHELION_SKIP_NOTHING=1` they fail instead: set it on a machine that
+//! surely has them.
 //!
 //! Everything here panics when it fails, with what the processes said: it has no caller but tests.
 

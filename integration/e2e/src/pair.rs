@@ -198,7 +198,7 @@ impl Pair {
     pub async fn linked(&self) {
         let client = self.client(At::Primary).await;
         poll("the link is up", SOON, || async {
-            let status = client.status(false).await.ok()?;
+            let status = client.status().await.ok()?;
             (status["logs"]["linked"] == true).then_some(())
         })
         .await;

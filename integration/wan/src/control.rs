@@ -18,7 +18,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Direction, Loss, RelayFlow, Side, WanConfig, WanCounters, WanError};
+use crate::{Direction, Loss, RelayFlow, Side, TcpProgress, WanConfig, WanCounters, WanError};
 
 /// The parent's first line: what to emulate.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub(crate) enum Request {
     Heal,
     /// Read the counters.
     Counters,
+    /// Tell how far the bytes of TCP connections came.
+    TcpProgress { direction: Direction },
     /// End the emulator.
     Stop,
 }
@@ -66,6 +68,8 @@ pub(crate) enum Reply {
     Done { at_nanos: u64 },
     /// The counters.
     Counters(Box<WanCounters>),
+    /// The connections of the direction asked for.
+    TcpProgress { streams: Vec<TcpProgress> },
     /// Not done.
     Failed { reason: String },
 }

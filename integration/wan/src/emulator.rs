@@ -15,8 +15,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use crate::control::{ControlSocket, Reply, Request, Start};
 use crate::lanes::Lanes;
 use crate::{
-    Direction, Loss, Namespaces, RelayFlow, Side, WanConfig, WanCounters, WanError, run_packet_emulator,
-    run_relay,
+    Direction, Loss, Namespaces, RelayFlow, Side, TcpProgress, WanConfig, WanCounters, WanError,
+    run_packet_emulator, run_relay,
 };
 
 /// The parent's handle of a running emulator. Dropping it ends the emulator, and so cuts the link.
@@ -139,6 +139,21 @@ impl Emulator {
         self.control.send(&Request::Counters, &[])?;
         match self.reply()? {
             Reply::Counters(counters) => Ok(*counters),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How far the bytes of the TCP connections of one direction came, those with the most bytes first. Empty in the
+    /// relay form, which sees no segments. Connections beyond the first 32, and those with more than a thousand gaps,
+    /// are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`WanError::Control`] if the emulator is gone.
+    pub fn tcp_progress(&mut self, direction: Direction) -> Result<Vec<TcpProgress>, WanError> {
+        self.control.send(&Request::TcpProgress { direction }, &[])?;
+        match self.reply()? {
+            Reply::TcpProgress { streams } => Ok(streams),
             other => Err(unexpected(&other)),
         }
     }

@@ -7,6 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::control::{Reply, Request};
 use crate::loss::Dice;
+use crate::streams::TcpWatch;
 use crate::{
     Direction, DirectionCounters, Link, Loss, Severance, Timeliness, WanConfig, WanCounters, WanError,
     monotonic_now,
@@ -16,6 +17,8 @@ use crate::{
 pub(crate) struct Lane<P> {
     pub(crate) link: Link<P>,
     pub(crate) timeliness: Timeliness,
+    /// Empty in the relay form, which sees no segments.
+    pub(crate) streams: TcpWatch,
 }
 
 /// Two lanes. Whoever offers, polls or steers takes `now` while holding the lane's lock, so that a cut at
@@ -29,7 +32,7 @@ impl<P: Clone> Lanes<P> {
         let lane = |direction: Direction| {
             let seed = Dice::new(wan.seed, direction.index() as u64).roll();
             let link = Link::new(wan.link(direction).clone(), seed)?;
-            Ok(Mutex::new(Lane { link, timeliness: Timeliness::default() }))
+            Ok(Mutex::new(Lane { link, timeliness: Timeliness::default(), streams: TcpWatch::default() }))
         };
         Ok(Self { lanes: [lane(Direction::AToB)?, lane(Direction::BToA)?] })
     }
@@ -61,6 +64,9 @@ impl<P: Clone> Lanes<P> {
             }
             Request::Heal => Reply::Done { at_nanos: self.heal().as_nanos() },
             Request::Counters => Reply::Counters(Box::new(self.counters())),
+            Request::TcpProgress { direction } => {
+                Reply::TcpProgress { streams: self.lock(direction).streams.progress() }
+            }
             Request::Stop => Reply::Done { at_nanos: monotonic_now().as_nanos() },
         }
     }

@@ -13,7 +13,7 @@
 //! The emulator is a process of its own, so that the load of a drill and its timing do not disturb each
 //! other more than two processes must. The parent starts its own binary again, with a hidden subcommand
 //! that does nothing but call [`run_emulator`], and steers it through an [`Emulator`]: change the loss,
-//! cut the fibre, read the counters.
+//! cut the fibre, read the counters, and in the packet form how far the bytes of TCP connections came.
 //!
 //! ```no_run
 //! use parhelion_wan::{Emulator, LinkConfig, Loss, Namespaces, Side, WanConfig, monotonic_now};
@@ -43,6 +43,7 @@ mod model;
 mod namespaces;
 mod packet;
 mod relay;
+mod streams;
 mod tun;
 
 pub use clock::monotonic_now;
@@ -56,4 +57,5 @@ pub use model::{Class, Delivery, DropCause, Link, LinkConfig, Severance, Verdict
 pub use namespaces::{HostDrops, Namespaces, enter_user_namespace, packet_form_available};
 pub use packet::run_packet_emulator;
 pub use relay::run_relay;
+pub use streams::TcpProgress;
 pub use tun::MTU_BYTES;

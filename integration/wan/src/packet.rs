@@ -10,7 +10,7 @@ use crate::clock::{finish_turn, sharpen_timers, sleep_span};
 use crate::control::Reply;
 use crate::emulator::{StopSignal, serve_requests};
 use crate::lanes::Lanes;
-use crate::{Class, ControlSocket, Direction, Side, WanConfig, WanError, monotonic_now};
+use crate::{Class, ControlSocket, Direction, DropCause, Side, Verdict, WanConfig, WanError, monotonic_now};
 
 /// Carries packets between two TUN devices, site A's first, and serves `control` meanwhile. Returns when
 /// the parent asks for it or is gone.
@@ -141,13 +141,18 @@ impl<'a> Carrier<'a> {
                 buffer.clear();
                 buffer.extend_from_slice(packet);
                 // A packet is at most PACKET_BYTES_MAX long.
-                lane.link.offer(monotonic_now(), packet.len() as u32, class, buffer);
+                let verdict = lane.link.offer(monotonic_now(), packet.len() as u32, class, buffer);
+                // What comes after the cut is no longer taken note of: then there is no link to leave the host by.
+                if verdict != Verdict::Dropped(DropCause::Cut) {
+                    lane.streams.note_left(packet);
+                }
             }
             let now = monotonic_now();
             while self.due.len() < BATCH_PACKETS
                 && let Some(delivery) = lane.link.poll_delivery(now)
             {
                 lane.timeliness.record(now.since(delivery.due));
+                lane.streams.note_arrived(&delivery.payload);
                 self.due.push(delivery.payload);
             }
             next = lane.link.poll_timeout();

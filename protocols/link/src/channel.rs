@@ -56,7 +56,7 @@ impl Channel {
         }
     }
 
-    /// A datagram came. Its number is below [`WIRE_NUMBER_MAX`].
+    /// A datagram came. Its number has 48 bits, so that sums of numbers never overflow.
     pub(crate) fn arrived(&mut self, wire_number: u64, now: Time) -> Arrival {
         self.settle(now);
         if wire_number < self.wire.floor() {
@@ -152,9 +152,6 @@ impl Channel {
 /// Datagrams up to this many packet times apart are neighbours: what leaves at the link's rate arrives a
 /// little early or late.
 const NEIGHBOURS_SPACING_MAX: f64 = 2.0;
-
-/// Wire numbers are below it: sums of them never overflow, and no session ever gets there.
-pub(crate) const WIRE_NUMBER_MAX: u64 = 1 << 62;
 
 /// Most runs between gaps that may still be reordering: what half of the datagrams lost at a million per
 /// second leave in 100 ms. Above it the oldest gap is settled at once.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use parhelion_plugin::{ErasureCode, ParameterError, Parameters, Structure};
-use parhelion_wire::{DATAGRAM_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
+use parhelion_wire::{REPAIR_HEADER_BYTES, SYMBOL_DATA_BYTES_MAX, SYMBOL_PREFIX_BYTES};
 
 /// Settings of a [`Sender`](crate::Sender).
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ impl SenderConfig {
     /// What a full datagram takes at the link's rate; zero without a rate.
     #[must_use]
     pub fn packet_time(&self) -> Duration {
-        let bytes = DATAGRAM_HEADER_BYTES + self.symbol_bytes + self.per_datagram_overhead;
+        let bytes = REPAIR_HEADER_BYTES + self.symbol_bytes + self.per_datagram_overhead;
         let nanos = (bytes as u128 * 1_000_000_000).checked_div(self.rate_bytes_per_second.into());
         Duration::from_nanos(nanos.map_or(0, |nanos| u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
@@ -115,5 +115,4 @@ const REPAIRS_PER_SYMBOL_MAX: u32 = u64::BITS;
 
 const SYMBOL_BYTES_MIN: usize = SYMBOL_PREFIX_BYTES + 1;
 
-/// The prefix holds the length in 16 bits.
-const SYMBOL_BYTES_MAX: usize = SYMBOL_PREFIX_BYTES + u16::MAX as usize;
+const SYMBOL_BYTES_MAX: usize = SYMBOL_PREFIX_BYTES + SYMBOL_DATA_BYTES_MAX;

@@ -26,8 +26,8 @@ pub(crate) enum Departure {
         /// Source symbols behind the flush before, if a flush fired it.
         flush_run: Option<u32>,
     },
-    /// Counts for nothing: its symbol was sent before.
-    Resent,
+    /// A copy of this source symbol, which was sent before.
+    Resent(u64),
 }
 
 impl Departures {
@@ -68,17 +68,17 @@ mod tests {
     fn a_datagram_departs_after_the_host_and_after_the_site() {
         let mut departures = Departures::new(Duration::from_nanos(10));
         assert_eq!(departures.push(Departure::Source(7)), 0);
-        assert_eq!(departures.push(Departure::Resent), 1);
+        assert_eq!(departures.push(Departure::Resent(3)), 1);
         assert_eq!(departures.push(Departure::Source(8)), 2);
         departures.left_host(Time::from_nanos(100), 2);
         assert_eq!(departures.pop(Time::from_nanos(109)), None);
         assert_eq!(departures.next(), Some(Time::from_nanos(110)));
         assert_eq!(departures.pop(Time::from_nanos(110)), Some(Departure::Source(7)));
-        assert_eq!(departures.pop(Time::from_nanos(110)), Some(Departure::Resent));
+        assert_eq!(departures.pop(Time::from_nanos(110)), Some(Departure::Resent(3)));
         assert_eq!(departures.pop(Time::from_nanos(110)), None);
         // More than was sent cannot leave, and wire numbers go on.
         departures.left_host(Time::from_nanos(200), u64::MAX);
-        assert_eq!(departures.push(Departure::Resent), 3);
+        assert_eq!(departures.push(Departure::Resent(3)), 3);
         assert_eq!(departures.pop(Time::from_nanos(210)), Some(Departure::Source(8)));
         assert_eq!(departures.pop(Time::from_nanos(300)), None);
     }

@@ -23,7 +23,8 @@
 //! - Source symbols have consecutive ids over the session; each carries bytes of one record; each record is
 //!   protected by one code. So does a change of the code, which waits for the end of a record.
 //! - Every datagram takes one wire number, whatever it carries.
-//! - Monotone: wire numbers, symbol ids, settled symbols, a record's coverage, every channel counter.
+//! - Monotone: wire numbers, symbol ids, settled symbols, every channel counter; and a record's coverage, until one of
+//!   its symbols is found missing.
 //! - Symbols in flight, from the first that is not known to have arrived, number at most
 //!   [`SYMBOLS_IN_FLIGHT_MAX`] at both ends.
 

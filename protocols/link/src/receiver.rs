@@ -11,7 +11,7 @@ use parhelion_wire::link::ChannelCountsV1;
 use parhelion_wire::{Datagram, DatagramKind, SymbolPrefix, WireError};
 
 use crate::SYMBOLS_IN_FLIGHT_MAX;
-use crate::channel::{Arrival, Channel, WIRE_NUMBER_MAX};
+use crate::channel::{Arrival, Channel};
 use crate::config::{ReceiverConfig, data_bytes, structure_of};
 use crate::reassembly::{Placed, Reassembly};
 use crate::runs::{Gap, Runs};
@@ -152,9 +152,6 @@ impl Receiver {
     /// No sender of this protocol writes such a datagram. It is ignored.
     pub fn handle_datagram(&mut self, now: Time, datagram: &[u8]) -> Result<(), WireError> {
         let (header, payload) = Datagram::parse(datagram)?;
-        if header.wire_number >= WIRE_NUMBER_MAX {
-            return Err(WireError::Invalid { what: "wire number" });
-        }
         if payload.len() > self.config.symbol_bytes {
             let (bytes, max) = (payload.len(), self.config.symbol_bytes);
             return Err(WireError::Long { what: "symbol", bytes, max });

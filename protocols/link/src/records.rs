@@ -34,6 +34,8 @@ pub(crate) struct Records {
     next_number: u64,
     held_bytes: usize,
     queued_bytes: usize,
+    /// Records whose exposure has changed since it was told.
+    changed: VecDeque<RecordRef>,
 }
 
 /// Where a record is, and which it is.
@@ -41,6 +43,14 @@ pub(crate) struct Records {
 pub(crate) struct RecordRef {
     pub(crate) slot: u32,
     pub(crate) number: u64,
+}
+
+/// Symbols of a record that the receiver is known to lack, though they were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lack {
+    pub(crate) missing: u32,
+    /// Of those, with another copy on the wire.
+    pub(crate) on_wire: u32,
 }
 
 /// A record on its way.
@@ -60,6 +70,7 @@ pub(crate) struct Record {
     pub(crate) departed: u32,
     /// Of those, at the receiver.
     pub(crate) arrived: u32,
+    lack: Lack,
     /// The code that protects it.
     pub(crate) epoch: u32,
     /// Set of repair indices that is complete coverage with that code.
@@ -117,6 +128,7 @@ impl Records {
             cut: 0,
             departed: 0,
             arrived: 0,
+            lack: Lack::default(),
             epoch: 0,
             full: 0,
             covered: Box::default(),
@@ -235,6 +247,33 @@ impl Records {
         }
     }
 
+    /// One of the record's symbols was found missing, was sent again, or has arrived: what it adds to the
+    /// record's lack changes from `before` to `now`.
+    pub(crate) fn note_lack(&mut self, at: RecordRef, before: Lack, now: Lack) {
+        let Some(record) = self.get_mut(at).filter(|_| before != now) else { return };
+        record.lack.missing = record.lack.missing - before.missing + now.missing;
+        record.lack.on_wire = record.lack.on_wire - before.on_wire + now.on_wire;
+        self.mark_changed(at);
+    }
+
+    /// Queues the record to be told of, once.
+    pub(crate) fn mark_changed(&mut self, at: RecordRef) {
+        if self.get_mut(at).is_some_and(|record| !std::mem::replace(&mut record.is_changed, true)) {
+            self.changed.push_back(at);
+        }
+    }
+
+    /// The next record whose exposure has changed. One that is gone is confirmed, and needs none.
+    pub(crate) fn poll_changed(&mut self) -> Option<&Record> {
+        while let Some(at) = self.changed.pop_front() {
+            if let Some(record) = self.get_mut(at) {
+                record.is_changed = false;
+                return self.get(at);
+            }
+        }
+        None
+    }
+
     fn free(&mut self, slot: u32) {
         if let Some(record) = self.slots[slot as usize].take() {
             self.held_bytes -= Self::cost(record.bytes.len());
@@ -263,23 +302,21 @@ impl Record {
         true
     }
 
-    /// Marks the record as changed; whether it was not so marked.
-    pub(crate) fn mark_changed(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_changed, true)
-    }
-
-    pub(crate) fn clear_changed(&mut self) {
-        self.is_changed = false;
-    }
-
+    /// What of it the channel may yet take, and the repairs against that.
+    ///
+    /// Once a symbol is known to be missing, its repairs have failed, and those of its neighbours have met the same
+    /// bad spell. So none counts until nothing is missing any more: what has not arrived is as good as bare.
     pub(crate) fn exposure(&self) -> Exposure {
         let Self { symbols, coverage, group_max, flushed, flush_run, flush_pause, .. } = *self;
+        if self.lack.missing > 0 {
+            return Exposure::steady(symbols - self.arrived, 0, 0);
+        }
         Exposure { symbols, coverage, group_max, flushed, flush_run, flush_pause }
     }
 
-    /// Whether every source symbol has left the site.
+    /// Whether every source symbol has left the site, and of each one that is missing another copy.
     pub(crate) fn is_sent(&self) -> bool {
-        self.departed == self.symbols
+        self.departed == self.symbols && self.lack.on_wire == self.lack.missing
     }
 
     pub(crate) fn is_complete(&self) -> bool {

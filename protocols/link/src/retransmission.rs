@@ -82,7 +82,7 @@ impl Retransmission {
             self.last_activity = now;
             self.probes = 0;
         }
-        self.request(now, missing, symbols);
+        self.request(now, missing, symbols, records);
     }
 
     /// A source symbol leaves for the first time.
@@ -137,11 +137,9 @@ impl Retransmission {
         self.round_trip.smoothed()
     }
 
-    /// Queues what is listed as missing, unless a later copy of it is on its way.
-    fn request(&mut self, now: Time, missing: &[(u64, u32)], symbols: &mut Symbols) {
-        if self.queue.len() >= QUEUE_MIN {
-            return;
-        }
+    /// Notes what is listed as missing, and queues it unless a later copy of it is on its way.
+    fn request(&mut self, now: Time, missing: &[(u64, u32)], symbols: &mut Symbols, records: &mut Records) {
+        let may_queue = self.queue.len() < QUEUE_MIN;
         let patience = self.round_trip.timeout();
         let known = symbols.base()..symbols.next();
         for &(first, count) in missing {
@@ -149,8 +147,15 @@ impl Retransmission {
             for id in first.max(known.start)..end {
                 let Some(symbol) = symbols.get_mut(id) else { break };
                 // The receiver found a gap, so the first copy is lost, however young it is.
+                if symbol.arrived {
+                    continue;
+                }
                 let is_on_its_way = symbol.resent && symbol.last_sent + patience > now;
-                if !symbol.arrived && !symbol.queued && !is_on_its_way {
+                let before = symbol.lack();
+                symbol.is_missing = true;
+                symbol.copy_on_wire &= is_on_its_way;
+                records.note_lack(symbol.record, before, symbol.lack());
+                if may_queue && !symbol.queued && !is_on_its_way {
                     symbol.queued = true;
                     self.queue.push_back(id);
                 }
@@ -162,6 +167,9 @@ impl Retransmission {
 fn arrive(id: u64, symbols: &mut Symbols, records: &mut Records) {
     let Some(symbol) = symbols.get_mut(id) else { return };
     if !std::mem::replace(&mut symbol.arrived, true) {
+        let before = symbol.lack();
+        symbol.is_missing = false;
+        records.note_lack(symbol.record, before, symbol.lack());
         records.arrived(symbol.record);
     }
 }

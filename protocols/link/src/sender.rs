@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use parhelion_plugin::{Encoder, ErasureCode, Exposure, ParameterError, Parameters, RepairHead, Structure};
 use parhelion_types::{RecordKey, Time};
-use parhelion_wire::{DATAGRAM_HEADER_BYTES, Datagram, DatagramKind, SYMBOL_PREFIX_BYTES, SymbolPrefix};
+use parhelion_wire::{
+    Datagram, DatagramKind, REPAIR_HEADER_BYTES, SOURCE_HEADER_BYTES, SYMBOL_PREFIX_BYTES, SymbolPrefix,
+};
 
 use crate::SYMBOLS_IN_FLIGHT_MAX;
 use crate::config::{SenderConfig, data_bytes, structure_of};
@@ -32,6 +34,10 @@ use crate::symbols::Symbols;
 /// A repair counts for the symbols it includes once it has left the site: below the mark of
 /// [`handle_on_wire`](Self::handle_on_wire), and `site_exit_delay` older (SMFS section 3.3: what is still
 /// in the local network dies with the site). A record's coverage is what *all* its symbols have.
+///
+/// A report that lists a symbol as missing ends that, until the symbol has arrived: the record counts as not sent
+/// while no other copy of the symbol has left the site, and from then on as symbols without any repair. What was
+/// told of it before was told before anybody could know.
 ///
 /// # Flush
 /// No record waits for later traffic to complete its groups. While no source symbol is ready to leave,
@@ -74,7 +80,6 @@ pub struct Sender {
     awaited_below: u64,
     /// Id of the first source symbol behind the last flush, or of the code if there was none.
     run_start: u64,
-    changed: VecDeque<RecordRef>,
     stats: SenderStats,
 }
 
@@ -133,13 +138,15 @@ pub enum TransmitKind {
 /// What the sender has to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SenderEvent {
-    /// More of a record has left the site. Several changes of one record become one event.
+    /// More of a record has left the site, or a symbol of it is missing, was sent again or has arrived after all.
+    /// Several changes of one record become one event.
     Coverage {
         /// The record.
         key: RecordKey,
-        /// Its symbols, and the repairs that cover all of them.
+        /// Its symbols, and the repairs that cover all of them. While one is missing: those that have not arrived,
+        /// and no repairs.
         exposure: Exposure,
-        /// Whether all its source symbols have left the site.
+        /// Whether all its source symbols have left the site, and other copies of those that are missing.
         sent: bool,
         /// Whether, besides, every repair that its code makes for it has.
         complete: bool,
@@ -177,7 +184,7 @@ impl Sender {
         now: Time,
     ) -> Result<Self, ParameterError> {
         config.check()?;
-        let datagram_bytes = DATAGRAM_HEADER_BYTES + config.symbol_bytes + config.per_datagram_overhead;
+        let datagram_bytes = REPAIR_HEADER_BYTES + config.symbol_bytes + config.per_datagram_overhead;
         Ok(Self {
             data_bytes: data_bytes(config.symbol_bytes),
             code: Code::new(0, &*code, &parameters, config.symbol_bytes)?,
@@ -193,7 +200,6 @@ impl Sender {
             last_source: now,
             run_start: 0,
             awaited_below: 0,
-            changed: VecDeque::new(),
             stats: SenderStats::default(),
             config,
         })
@@ -223,7 +229,9 @@ impl Sender {
             return Ok(());
         }
         let buffered_bytes = self.records.held_bytes();
-        let fits = Records::cost(record.len()) <= self.config.buffer_bytes_max.saturating_sub(buffered_bytes);
+        // One that is larger than the buffer goes alone: it would wait for ever, and hold up all behind it.
+        let room = self.config.buffer_bytes_max.saturating_sub(buffered_bytes);
+        let fits = Records::cost(record.len()) <= room || buffered_bytes == 0;
         // Offsets within a record are 32 bits wide.
         let (true, Ok(_)) = (fits, u32::try_from(record.len())) else {
             let buffer_bytes_max = self.config.buffer_bytes_max;
@@ -324,18 +332,12 @@ impl Sender {
 
     /// The next thing to tell.
     pub fn poll_event(&mut self) -> Option<SenderEvent> {
-        while let Some(at) = self.changed.pop_front() {
-            // A record that the mirror has confirmed needs no coverage.
-            let Some(record) = self.records.get_mut(at) else { continue };
-            record.clear_changed();
-            return Some(SenderEvent::Coverage {
-                key: record.key,
-                exposure: record.exposure(),
-                sent: record.is_sent(),
-                complete: record.is_complete(),
-            });
-        }
-        None
+        self.records.poll_changed().map(|record| SenderEvent::Coverage {
+            key: record.key,
+            exposure: record.exposure(),
+            sent: record.is_sent(),
+            complete: record.is_complete(),
+        })
     }
 
     /// Bytes of records that are not cut into symbols yet.
@@ -373,7 +375,7 @@ impl Sender {
         // The pause begins when the line is done with all that was released, this symbol included.
         let pause = self.packet_time.saturating_mul(self.flush_pause() + 1);
         let resume = self.pacer.drained().max(now) + pause;
-        let Fired { head, epoch, flush_run } = self.repairs.pop(now, resume, DATAGRAM_HEADER_BYTES, out)?;
+        let Fired { head, epoch, flush_run } = self.repairs.pop(now, resume, REPAIR_HEADER_BYTES, out)?;
         let wire_number = self.departures.push(Departure::Repair { head, flush_run });
         let RepairHead { cover, index } = head;
         let kind =
@@ -389,8 +391,8 @@ impl Sender {
         let record = self.records.get(at)?;
         let start = out.len();
         write_symbol(&record.bytes, at.number, position, self.data_bytes, out);
-        let wire_number = self.departures.push(Departure::Resent);
-        let kind = DatagramKind::Resent { id, sent_micros: micros(now) };
+        let wire_number = self.departures.push(Departure::Resent(id));
+        let kind = DatagramKind::Resent { id };
         Datagram { path: PATH, code_epoch: record.epoch, wire_number, kind }.write(&mut out[start..]);
         self.stats.resent += 1;
         Some(Transmit { wire_number, kind: TransmitKind::Resent })
@@ -422,7 +424,7 @@ impl Sender {
         let id = self.symbols.next();
         let code_epoch = self.code.epoch;
         let wire_number = self.departures.push(Departure::Source(id));
-        let kind = DatagramKind::Source { id, sent_micros: micros(now) };
+        let kind = DatagramKind::Source { id };
         Datagram { path: PATH, code_epoch, wire_number, kind }.write(&mut out[start..]);
         self.symbols.push(at, position, now);
         self.last_source = now;
@@ -430,7 +432,7 @@ impl Sender {
         self.stats.symbols += 1;
 
         let fired = self.repairs.len();
-        self.code.encoder.source(id, &out[start + DATAGRAM_HEADER_BYTES..], &mut self.repairs);
+        self.code.encoder.source(id, &out[start + SOURCE_HEADER_BYTES..], &mut self.repairs);
         for head in self.repairs.heads(fired) {
             self.symbols.promise(head);
         }
@@ -502,12 +504,17 @@ impl Sender {
                     let at = symbol.record;
                     let Some(record) = self.records.get_mut(at) else { continue };
                     record.departed += 1;
-                    if record.is_sent() && record.mark_changed() {
-                        self.changed.push_back(at);
+                    if record.is_sent() {
+                        self.records.mark_changed(at);
                     }
                 }
                 Departure::Repair { head, flush_run } => self.cover(head, flush_run),
-                Departure::Resent => {}
+                Departure::Resent(id) => {
+                    let Some(symbol) = self.symbols.get_mut(id) else { continue };
+                    let before = symbol.lack();
+                    symbol.copy_on_wire = true;
+                    self.records.note_lack(symbol.record, before, symbol.lack());
+                }
             }
         }
         if any {
@@ -525,8 +532,8 @@ impl Sender {
             let at = symbol.record;
             let Some(record) = self.records.get_mut(at) else { continue };
             let flush = flush_run.map(|run| (run, pause));
-            if record.cover(head.index, head.cover.count, flush) && record.mark_changed() {
-                self.changed.push_back(at);
+            if record.cover(head.index, head.cover.count, flush) {
+                self.records.mark_changed(at);
             }
         }
     }
@@ -565,14 +572,10 @@ fn write_symbol(record: &Bytes, number: u64, position: u32, data_bytes: usize, o
         length: (end - offset) as u16,
         last: end == record.len(),
     };
-    out.reserve(DATAGRAM_HEADER_BYTES + SYMBOL_PREFIX_BYTES + end - offset);
-    out.resize(out.len() + DATAGRAM_HEADER_BYTES, 0);
+    out.reserve(SOURCE_HEADER_BYTES + SYMBOL_PREFIX_BYTES + end - offset);
+    out.resize(out.len() + SOURCE_HEADER_BYTES, 0);
     prefix.write(&record[offset..end], out);
     end - offset
-}
-
-fn micros(now: Time) -> u64 {
-    now.as_nanos() / 1000
 }
 
 /// Age, in units of `flush_delay`, at which symbols are covered whose coverage nobody waits for.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use parhelion_plugin::RepairHead;
 use parhelion_types::Time;
 
-use crate::records::RecordRef;
+use crate::records::{Lack, RecordRef};
 
 /// The sender's symbols by id, from the oldest that still matters to the newest.
 ///
@@ -32,6 +32,10 @@ pub(crate) struct Symbol {
     pub(crate) resent: bool,
     /// Waits to be sent again.
     pub(crate) queued: bool,
+    /// The receiver lacks it, as a report says, and it has not arrived since.
+    pub(crate) is_missing: bool,
+    /// A copy that may yet arrive has left the site.
+    pub(crate) copy_on_wire: bool,
     pub(crate) first_sent: Time,
     pub(crate) last_sent: Time,
     /// Indices of the repairs that fired.
@@ -59,6 +63,8 @@ impl Symbols {
             arrived: false,
             resent: false,
             queued: false,
+            is_missing: false,
+            copy_on_wire: false,
             first_sent: now,
             last_sent: now,
             promised: 0,
@@ -125,6 +131,12 @@ impl Symbol {
 
     pub(crate) fn is_covered(&self, full: u64) -> bool {
         self.coverage & full == full
+    }
+
+    /// What it adds to its record's account of missing symbols.
+    pub(crate) fn lack(&self) -> Lack {
+        let missing = u32::from(self.is_missing);
+        Lack { missing, on_wire: missing * u32::from(self.copy_on_wire) }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod active;
 mod fields;
+mod known_request;
 mod payload;
 mod record;
 mod scan;
@@ -13,6 +14,7 @@ mod segment;
 mod tail;
 
 pub use active::ActiveMap;
+pub use known_request::KnownRequest;
 pub use payload::{CreatePayload, FreePayload};
 pub use record::{
     RECORD_HEADER_BYTES, Record, RecordError, RecordFields, RecordHeader, RecordKind, stored_bytes,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use parhelion_log::{ActiveMap, Record, Tail};
+use parhelion_log::{ActiveMap, KnownRequest, Record, Tail};
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_types::{
     Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
@@ -22,7 +22,8 @@ pub type Token = u64;
 pub struct PrimaryConfig {
     /// Size of a segment file.
     pub segment_bytes: u32,
-    /// Bytes that may be sent and not confirmed; above it a log is fed from its segments.
+    /// Bytes that may be sent and not confirmed; above it a log is fed from its segments. Records that somebody waits for,
+    /// with what their logs have before them, take at most three quarters of it, and so do all others.
     pub link_buffer_bytes_max: usize,
     /// Deadline of appends that bring none.
     pub deadline: Duration,
@@ -30,6 +31,10 @@ pub struct PrimaryConfig {
     pub requests_max: usize,
     /// Epoch of the site: new logs begin in it.
     pub epoch: Epoch,
+    /// Whether the site has a mirror. Without one no append can reach more than the level `local`.
+    pub has_mirror: bool,
+    /// Highest epoch of the other site that was ever heard of. Above its own, this site writes no more.
+    pub seen: Epoch,
 }
 
 /// An append, checked by the front end: not empty, not over the limit.
@@ -180,6 +185,12 @@ pub enum Effect {
         /// Whether an acknowledgement waits for its coverage.
         is_awaited: bool,
     },
+    /// The other site was promoted under this epoch, and this one writes no more: remember it durably, and tell the
+    /// operator.
+    Fenced(Epoch),
+    /// The mirror has been compared with these logs, and has no more than they had when this process began. Make that
+    /// durable before anything else is done: from now on it may have what a crash takes from here.
+    Reconciled(Vec<LogId>),
     /// Ask the mirror to cut these logs back to where they end here. It ends the session afterwards.
     Rewind(Vec<LogTailV1>),
     /// Read durable records of a log and bring them as [`Input::Backlog`].
@@ -242,13 +253,6 @@ pub enum Event {
         /// The log.
         log: LogId,
     },
-    /// The mirror has a newer epoch of the log: this site is no longer its primary.
-    Fenced {
-        /// The log.
-        log: LogId,
-        /// The mirror's epoch.
-        epoch: u32,
-    },
     /// The mirror has records that this site lost in a crash before anybody was told of them: it is asked
     /// to cut them off.
     Ahead {
@@ -300,10 +304,13 @@ pub struct PrimaryLog {
     pub degrade: Degrade,
     /// Its durable end.
     pub tail: Tail,
+    /// Its end when a process first began with it since the mirror was last compared with it: what the mirror has
+    /// beyond that came from a process that lost it. A mirror has no use for it.
+    pub common: Tail,
     /// Which appends are freed.
     pub active: ActiveMap,
-    /// Requests to remember: id, record number, address.
-    pub requests: Vec<(RequestId, u64, LogAddress)>,
+    /// Requests to remember.
+    pub requests: Vec<KnownRequest>,
     /// When its newest record was accepted; zero where no record was looked at.
     pub newest: SourceTime,
     /// Why it takes no records: it is damaged behind its tail, or cannot be written. What is whole is served
@@ -343,4 +350,7 @@ pub struct LogStatus {
     pub feed: &'static str,
     /// Why it takes no records, if it does not.
     pub refusal: Option<Error>,
+    /// The epoch under which the other site was promoted, if it was: then this site mirrors the log to nobody, and it
+    /// lags behind nobody.
+    pub fenced_by: Option<u32>,
 }

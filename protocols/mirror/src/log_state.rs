@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_plugin::Structure;
 use parhelion_risk::{CodeGeneration, Ledger, Progress, WireState};
-use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, Risk, Time};
+use parhelion_types::{Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, Risk, Time};
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
-use crate::feed::{Feed, InFlight};
+use crate::feed::{Class, Feed, InFlight, LinkBuffer};
 use crate::input::{Effect, Event, LogStatus, Reply, Token};
 use crate::path::{Stage, StageKind};
 use crate::pending::{Pending, Seen};
@@ -19,8 +19,8 @@ pub(crate) struct LogState {
     pub name: String,
     pub degrade: Degrade,
     pub tail: Tail,
-    /// The end as it was when this process began, until the mirror has been compared with it: what the
-    /// mirror has beyond it came from an earlier process, which lost it.
+    /// The end as it was when a process first began with the log since the mirror was compared with it: what the mirror
+    /// has beyond it came from an earlier process, which lost it. None once the mirror has been compared.
     pub recovered: Option<Tail>,
     pub active: ActiveMap,
     pub requests: Requests,
@@ -30,6 +30,8 @@ pub(crate) struct LogState {
     pub announcing_from: u64,
     pub mirrored: LogMark,
     pub feed: Feed,
+    /// When it was last read from to feed the mirror, counted over all logs: who waited longest goes first.
+    pub fed: u64,
     pub in_flight: InFlight,
     /// Records that are written and not yet durable: the log cannot be asked for them.
     pub unwritten: VecDeque<(Record, u64)>,
@@ -38,6 +40,8 @@ pub(crate) struct LogState {
     pub pending: VecDeque<Pending>,
     pub lag_samples: VecDeque<(u64, Time)>,
     pub refusal: Option<Error>,
+    /// The epoch of the other site, once it was promoted.
+    pub fenced_by: Option<u32>,
     /// Whether it took no records from the start: behind its tail there may be more, at this site too.
     pub is_damaged: bool,
 }
@@ -62,12 +66,14 @@ impl LogState {
             announcing_from: u64::MAX,
             mirrored: LogMark::default(),
             feed: Feed::Off,
+            fed: 0,
             in_flight: InFlight::default(),
             unwritten: VecDeque::new(),
             waiting_durable: VecDeque::new(),
             pending: VecDeque::new(),
             lag_samples: VecDeque::new(),
             refusal: None,
+            fenced_by: None,
             is_damaged: false,
         }
     }
@@ -80,15 +86,23 @@ impl LogState {
     pub fn send(
         &mut self,
         record: &Record,
-        ledger: &mut Ledger,
-        generation: CodeGeneration,
+        class: Class,
+        buffer: &mut LinkBuffer,
+        (ledger, generation): (&mut Ledger, CodeGeneration),
         effects: &mut Vec<Effect>,
     ) {
         let key = record.header.key();
         ledger.insert(key, generation);
-        self.in_flight.push(key.number, record.bytes().len());
+        self.in_flight.push(buffer, key.number, class, record.bytes().len());
         let is_awaited = record.header.durability == Durability::Network;
         effects.push(Effect::Send { key, record: record.bytes(), is_awaited });
+    }
+
+    /// Records below this number are awaited: somebody waits until the last of them has left this site or is at the
+    /// other one, and it is worth nothing without those before it.
+    pub fn awaited_below(&self) -> u64 {
+        let awaited = self.pending.iter().filter(|pending| pending.asked > Durability::Local);
+        awaited.map(|pending| pending.number + 1).max().unwrap_or(0)
     }
 
     /// Joins a session: compares what the mirror has with what is here.
@@ -100,18 +114,15 @@ impl LogState {
         id: LogId,
         mark: Option<&LogMarkV1>,
         (segment_bytes, in_flight_bytes_max): (u32, usize),
+        buffer: &mut LinkBuffer,
         effects: &mut Vec<Effect>,
     ) -> Option<LogTailV1> {
-        let (records, address, epoch) = mark.map_or((0, Tail::first_address(), 0), |mark| {
-            (mark.records, LogAddress::new(mark.segment, mark.offset), mark.epoch)
+        let (records, address) = mark.map_or((0, Tail::first_address()), |mark| {
+            (mark.records, LogAddress::new(mark.segment, mark.offset))
         });
         let here = self.tail.next_number();
-        if epoch > self.tail.epoch().0 {
-            self.fence(id, epoch, effects);
-            return None;
-        }
         if mark.is_some_and(LogMarkV1::is_refused) {
-            self.refused_by_mirror(id, effects);
+            self.refused_by_mirror(id, buffer, effects);
             return None;
         }
         if self.is_damaged {
@@ -140,26 +151,21 @@ impl LogState {
         None
     }
 
-    /// The other site was promoted: takes no records any more, and feeds it none. Returns the bytes that count
-    /// as unconfirmed no more.
-    pub fn fence(&mut self, id: LogId, epoch: u32, effects: &mut Vec<Effect>) -> usize {
-        let error = Error::new(
-            ErrorKind::Fenced,
-            format!(
-                "log {id} was promoted at the other site under epoch {epoch} and this site has epoch {}; append \
-                 there",
-                self.tail.epoch()
-            ),
-        );
+    /// The other site was promoted: takes no records any more, and feeds it none.
+    pub fn fence(
+        &mut self,
+        epoch: Epoch,
+        fenced: &Error,
+        buffer: &mut LinkBuffer,
+        effects: &mut Vec<Effect>,
+    ) {
         for pending in self.pending.drain(..) {
-            effects.push(Effect::Reply { token: pending.token, reply: Err(error.clone()) });
+            effects.push(Effect::Reply { token: pending.token, reply: Err(fenced.clone()) });
         }
-        if self.refusal.as_ref().is_none_or(|refusal| refusal.kind() != ErrorKind::Fenced) {
-            effects.push(Effect::Event(Event::Fenced { log: id, epoch }));
-        }
-        self.refusal = Some(error);
+        self.refusal = Some(fenced.clone());
+        self.fenced_by = Some(epoch.0);
         self.feed = Feed::Off;
-        self.in_flight.clear()
+        self.in_flight.clear(buffer);
     }
 
     /// Joins a session although the log is damaged here: what is whole is fed. That the mirror has more is
@@ -178,13 +184,13 @@ impl LogState {
         }
     }
 
-    /// Feeds the log no more in this session; returns the bytes that count as unconfirmed no more.
-    pub fn refused_by_mirror(&mut self, id: LogId, effects: &mut Vec<Effect>) -> usize {
+    /// Feeds the log no more in this session.
+    pub fn refused_by_mirror(&mut self, id: LogId, buffer: &mut LinkBuffer, effects: &mut Vec<Effect>) {
         if self.feed != Feed::Refused {
             self.feed = Feed::Refused;
             effects.push(Effect::Event(Event::Refused { log: id }));
         }
-        self.in_flight.clear()
+        self.in_flight.clear(buffer);
     }
 
     /// Where to cut the mirror's log back to, if what it has beyond that can have been in flight when this
@@ -301,7 +307,7 @@ impl LogState {
 
     pub fn status(&self, id: LogId, segment_bytes: u32) -> LogStatus {
         let end = self.tail.next_address();
-        let behind = self.mirrored.records < self.tail.next_number();
+        let behind = self.fenced_by.is_none() && self.mirrored.records < self.tail.next_number();
         LogStatus {
             log: id,
             name: self.name.clone(),
@@ -322,6 +328,7 @@ impl LogState {
                 Feed::CatchUp { .. } => "catching up",
             },
             refusal: self.refusal.clone(),
+            fenced_by: self.fenced_by,
         }
     }
 }

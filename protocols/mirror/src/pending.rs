@@ -49,6 +49,8 @@ pub(crate) struct Pending {
     pub address: LogAddress,
     pub asked: Durability,
     pub max_risk: Risk,
+    /// When the log's degrade policy applies.
+    pub deadline: Time,
     /// Whether the deadline has passed and the log's policy is to wait on.
     pub overdue: bool,
     pub duplicate: bool,

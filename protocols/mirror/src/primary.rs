@@ -1,26 +1,24 @@
 //! The primary: from an append to its acknowledgement.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
+use parhelion_log::{CreatePayload, FreePayload, KnownRequest, Record, RecordFields, RecordKind, Tail};
 use parhelion_plugin::Structure;
-use parhelion_risk::{Ledger, Pricer, Waiting, WireState, decide};
+use parhelion_risk::{Ledger, Pricer, Waiting, WireState, decide, reached};
 use parhelion_types::{
-    Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, SourceTime, Time,
+    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, SourceTime, Time,
 };
 use parhelion_wire::link::LogMarkV1;
 
-use crate::feed::Feed;
+use crate::feed::{Class, Feed, LinkBuffer};
 use crate::input::{
     Append, Covered, Effect, Event, Input, LogStatus, PrimaryConfig, PrimaryLog, Reply, Token,
 };
 use crate::log_state::{LogMark, LogState, announce};
 use crate::path::{Stage, StageKind};
 use crate::pending::{Acked, Pending, Seen};
-use crate::requests::Stored;
 
 /// Bytes that one read of the log for catching up returns at most.
 const BACKLOG_READ_BYTES_MAX: usize = 4 << 20;
@@ -46,15 +44,21 @@ pub struct Primary {
     code: Arc<str>,
     /// Counts link sessions; even while down, odd while up.
     session: u64,
-    unconfirmed_bytes: usize,
-    deadlines: BinaryHeap<Reverse<(Time, LogId, Token)>>,
+    buffer: LinkBuffer,
+    /// Reads of logs that feed the mirror, counted.
+    feeds: u64,
+    /// Of the appends that wait, and are not overdue.
+    deadlines: BTreeSet<(Time, LogId, Token)>,
 }
 
 impl Primary {
     /// A primary of the logs that the store recovered, with no link yet.
     #[must_use]
-    pub fn new(config: PrimaryConfig, pricer: Pricer, logs: Vec<PrimaryLog>) -> Self {
+    pub fn new(mut config: PrimaryConfig, pricer: Pricer, logs: Vec<PrimaryLog>) -> Self {
+        let newest = logs.iter().map(|log| log.tail.epoch()).max().unwrap_or_default();
+        config.epoch = config.epoch.max(newest);
         let mut primary = Self {
+            buffer: LinkBuffer::new(config.link_buffer_bytes_max),
             config,
             logs: BTreeMap::new(),
             unknown: BTreeSet::new(),
@@ -62,18 +66,24 @@ impl Primary {
             pricer,
             code: "none".into(),
             session: 0,
-            unconfirmed_bytes: 0,
-            deadlines: BinaryHeap::new(),
+            feeds: 0,
+            deadlines: BTreeSet::new(),
         };
         for recovered in logs {
             let log =
                 LogState::new(recovered.name, recovered.degrade, recovered.tail, primary.config.requests_max);
             let log = primary.logs.entry(recovered.log).or_insert(log);
+            log.recovered = Some(recovered.common);
             log.active = recovered.active;
             log.is_damaged = recovered.refusal.is_some();
             log.refusal = recovered.refusal;
-            for (request, number, address) in recovered.requests {
-                log.requests.insert(request, Stored { number, address });
+            for known in recovered.requests {
+                log.requests.insert(known);
+            }
+        }
+        if let Some(fenced) = primary.fenced() {
+            for log in primary.logs.values_mut() {
+                log.fence(primary.config.seen, &fenced, &mut primary.buffer, &mut Vec::new());
             }
         }
         primary
@@ -99,7 +109,7 @@ impl Primary {
     /// Bytes that were sent and that the mirror has not confirmed.
     #[must_use]
     pub fn unconfirmed_bytes(&self) -> usize {
-        self.unconfirmed_bytes
+        self.buffer.held()
     }
 
     /// The code in force, with its version and parameters; the last one while no session is up.
@@ -117,7 +127,7 @@ impl Primary {
     /// When the next deadline passes.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.deadlines.peek().map(|Reverse((at, ..))| *at)
+        self.deadlines.first().map(|&(at, ..)| at)
     }
 
     /// Takes one input; appends what must be done, in order.
@@ -165,7 +175,15 @@ impl Primary {
             return;
         }
         if let Some(log) = self.logs.get(&id) {
-            let reply = if log.name == name { Ok(Reply::Created(id)) } else { Err(number_taken(id, &name)) };
+            let reply = match &log.refusal {
+                _ if log.name != name => Err(number_taken(id, &name)),
+                Some(refusal) if log.durable == 0 => Err(refusal.clone()),
+                // The client tries again, and its first try is on its way to the disk.
+                None if log.durable == 0 => {
+                    return self.answer_when_durable(id, 0, token, Reply::Created(id));
+                }
+                _ => Ok(Reply::Created(id)),
+            };
             effects.push(Effect::Reply { token, reply });
             return;
         }
@@ -190,10 +208,31 @@ impl Primary {
         self.answer_when_durable(id, number, token, Reply::Created(id));
     }
 
-    /// Why this site takes no new logs: the other one was promoted.
+    /// Why this site writes no more: the other one was promoted.
     fn fenced(&self) -> Option<Error> {
-        let refusals = self.logs.values().filter_map(|log| log.refusal.as_ref());
-        refusals.clone().find(|refusal| refusal.kind() == ErrorKind::Fenced).cloned()
+        let PrimaryConfig { epoch, seen, .. } = self.config;
+        let message = || {
+            format!(
+                "the other site was promoted under epoch {seen} and this site has epoch {epoch}; write there"
+            )
+        };
+        (seen > epoch).then(|| Error::new(ErrorKind::Fenced, message()))
+    }
+
+    /// Whether one of the mirror's marks says that it was promoted. Then no log is written here any more, whether the
+    /// mirror has a mark of it or not: what it lacks it would drop.
+    fn is_fenced_by(&mut self, marks: &[LogMarkV1], effects: &mut Vec<Effect>) -> bool {
+        let theirs = Epoch(marks.iter().map(|mark| mark.epoch).max().unwrap_or_default());
+        if theirs > self.config.seen.max(self.config.epoch) {
+            self.config.seen = theirs;
+            effects.push(Effect::Fenced(theirs));
+        }
+        let Some(fenced) = self.fenced() else { return false };
+        for log in self.logs.values_mut() {
+            log.fence(self.config.seen, &fenced, &mut self.buffer, effects);
+        }
+        self.deadlines.clear();
+        true
     }
 
     fn free(
@@ -205,23 +244,31 @@ impl Primary {
         time: SourceTime,
         effects: &mut Vec<Effect>,
     ) {
-        let checked = self
-            .writable(id)
-            .and_then(|log| if log.active.free(number) { Ok(()) } else { Err(freed_already(id, address)) });
-        if let Err(error) = checked {
-            effects.push(Effect::Reply { token, reply: Err(error) });
+        let log = match self.writable(id) {
+            Ok(log) => log,
+            Err(error) => {
+                effects.push(Effect::Reply { token, reply: Err(error) });
+                return;
+            }
+        };
+        // Freed already: its client tries again, and waits for the record of the first try, wherever that is.
+        let freeing = if log.active.free(number) {
+            let payload = FreePayload { appends: vec![(number, address)] }.to_bytes();
+            let fields = RecordFields { kind: RecordKind::Free, time, ..RecordFields::default() };
+            self.place(now, id, fields, &payload, effects)
+        } else if log.durable < log.tail.next_number() {
+            log.tail.next_number() - 1
+        } else {
+            effects.push(Effect::Reply { token, reply: Ok(Reply::Freed) });
             return;
-        }
-        let payload = FreePayload { appends: vec![(number, address)] }.to_bytes();
-        let fields = RecordFields { kind: RecordKind::Free, time, ..RecordFields::default() };
-        let number = self.place(now, id, fields, &payload, effects);
-        self.answer_when_durable(id, number, token, Reply::Freed);
+        };
+        self.answer_when_durable(id, freeing, token, Reply::Freed);
     }
 
     fn append(&mut self, now: Time, append: Append, effects: &mut Vec<Effect>) {
         let Append { token, log: id, durability, .. } = append;
-        let stored = match self.writable(id) {
-            Ok(log) => log.requests.get(append.request),
+        let stored = match self.known_request(&append) {
+            Ok(stored) => stored,
             Err(error) => {
                 effects.push(Effect::Reply { token, reply: Err(error) });
                 return;
@@ -243,9 +290,6 @@ impl Primary {
         let deadline = now + append.deadline.unwrap_or(self.config.deadline);
         let Some(log) = self.logs.get_mut(&id) else { return };
         let address = stored.map_or_else(|| log.last_address(), |stored| stored.address);
-        if stored.is_none() {
-            log.requests.insert(append.request, Stored { number, address });
-        }
         let traced = append.explain || append.trace.sampled;
         let mut pending = Pending {
             token,
@@ -253,6 +297,7 @@ impl Primary {
             address,
             asked: durability,
             max_risk: append.max_risk,
+            deadline,
             overdue: false,
             duplicate: stored.is_some(),
             accepted: now,
@@ -265,10 +310,23 @@ impl Primary {
             pending.tell(Stage::plain(StageKind::Accepted, now, &note));
         }
         log.pending.push_back(pending);
-        self.deadlines.push(Reverse((deadline, id, token)));
+        self.deadlines.insert((deadline, id, token));
         if stored.is_some() {
             // Everything it waits for may have happened already.
             self.settle(now, id, effects);
+        }
+    }
+
+    /// What an append with the same request id was stored as, if its log takes this one.
+    fn known_request(&mut self, append: &Append) -> Result<Option<KnownRequest>, Error> {
+        let has_mirror = self.config.has_mirror;
+        let log = self.writable(append.log)?;
+        if !has_mirror && append.durability > Durability::Local && log.degrade != Degrade::Degrade {
+            return Err(no_mirror(append.durability));
+        }
+        match log.requests.get(append.request) {
+            Some(known) if !known.is_of(&append.payload) => Err(other_bytes(&known)),
+            known => Ok(known),
         }
     }
 
@@ -290,14 +348,22 @@ impl Primary {
             && log.lag_samples.len() < LAG_SAMPLES_MAX
         {
             log.lag_samples.push_back((number, now));
+            // The sample before it may be of a record that the mirror has had for hours.
+            log.trim_lag_samples();
+        }
+        if let Some(known) = KnownRequest::of(&record.header) {
+            log.requests.insert(known);
         }
         effects.push(Effect::Write { record: record.clone(), opens_segment });
         if announced {
             effects.push(announce(&record));
             if log.feed == Feed::Live {
-                if self.unconfirmed_bytes + record.bytes().len() <= self.config.link_buffer_bytes_max {
-                    self.unconfirmed_bytes += record.bytes().len();
-                    log.send(&record, &mut self.ledger, self.pricer.generation(), effects);
+                // Its predecessors are in the buffer already.
+                let is_awaited = record.header.durability > Durability::Local;
+                let class = if is_awaited { Class::Awaited } else { Class::Other };
+                if record.bytes().len() <= self.buffer.room(class) {
+                    let ledger = (&mut self.ledger, self.pricer.generation());
+                    log.send(&record, class, &mut self.buffer, ledger, effects);
                 } else {
                     log.feed = Feed::CatchUp { number, address: record.header.address, reading: false };
                     effects.push(Effect::Event(Event::Spilled { log: id }));
@@ -349,6 +415,9 @@ impl Primary {
         let undurable = log.durable;
         let (lost, kept) = log.pending.drain(..).partition(|p| p.number >= undurable);
         let lost: VecDeque<Pending> = lost;
+        for pending in &lost {
+            self.deadlines.remove(&(pending.deadline, id, pending.token));
+        }
         for token in waiting.chain(lost.iter().map(|p| p.token)) {
             effects.push(Effect::Reply { token, reply: Err(error.clone()) });
         }
@@ -369,13 +438,23 @@ impl Primary {
         self.pricer.set_structure(structure);
         let theirs = marks.iter().filter(|mark| mark.records > 0).map(|mark| LogId(mark.log));
         self.unknown = theirs.filter(|log| !self.logs.contains_key(log)).collect();
+        if self.is_fenced_by(marks, effects) {
+            return;
+        }
         effects.extend(self.unknown.iter().map(|&log| Effect::Event(Event::Unknown { log })));
-        let mut rewinds = Vec::new();
+        let marks: BTreeMap<u32, &LogMarkV1> = marks.iter().map(|mark| (mark.log, mark)).collect();
+        let (mut reconciled, mut rewinds) = (Vec::new(), Vec::new());
         for (&id, log) in &mut self.logs {
-            let mark = marks.iter().find(|mark| mark.log == id.0);
             let bounds = (self.config.segment_bytes, self.config.link_buffer_bytes_max);
-            rewinds.extend(log.join(id, mark, bounds, effects));
+            let was_uncertain = log.recovered.is_some();
+            rewinds.extend(log.join(id, marks.get(&id.0).copied(), bounds, &mut self.buffer, effects));
+            if was_uncertain && log.recovered.is_none() {
+                reconciled.push(id);
+            }
             self.ledger.confirm(id, log.mirrored.records);
+        }
+        if !reconciled.is_empty() {
+            effects.push(Effect::Reconciled(reconciled));
         }
         if !rewinds.is_empty() {
             effects.push(Effect::Rewind(rewinds));
@@ -383,8 +462,8 @@ impl Primary {
         let ids: Vec<LogId> = self.logs.keys().copied().collect();
         for id in ids {
             self.settle(now, id, effects);
-            self.pump(id, effects);
         }
+        self.pump_all(effects);
     }
 
     fn link_down(&mut self, now: Time, effects: &mut Vec<Effect>) {
@@ -393,12 +472,12 @@ impl Primary {
         }
         self.session += 1;
         self.ledger = Ledger::new();
-        self.unconfirmed_bytes = 0;
+        self.buffer.clear();
         let ids: Vec<LogId> = self.logs.keys().copied().collect();
         for id in ids {
             if let Some(log) = self.logs.get_mut(&id) {
                 log.feed = Feed::Off;
-                log.in_flight.clear();
+                log.in_flight.reset();
                 log.announcing_from = u64::MAX;
             }
             self.settle(now, id, effects);
@@ -433,31 +512,38 @@ impl Primary {
         if !self.is_linked() {
             return;
         }
+        // Promoted while the session lasts.
+        if self.is_fenced_by(marks, effects) {
+            return;
+        }
         for mark in marks {
             let id = LogId(mark.log);
             let Some(log) = self.logs.get_mut(&id) else { continue };
-            if mark.epoch > log.tail.epoch().0 {
-                // Promoted while the session lasts.
-                self.unconfirmed_bytes -= log.fence(id, mark.epoch, effects);
-                continue;
-            }
             if mark.is_refused() {
-                self.unconfirmed_bytes -= log.refused_by_mirror(id, effects);
+                log.refused_by_mirror(id, &mut self.buffer, effects);
                 self.settle(now, id, effects);
                 continue;
             }
             if mark.records > log.mirrored.records && mark.records <= log.tail.next_number() {
                 log.mirrored =
                     LogMark { records: mark.records, address: LogAddress::new(mark.segment, mark.offset) };
-                self.unconfirmed_bytes -= log.in_flight.confirm(mark.records);
+                log.in_flight.confirm(&mut self.buffer, mark.records);
                 self.ledger.confirm(id, mark.records);
                 log.trim_lag_samples();
                 self.settle(now, id, effects);
             }
         }
-        let ids: Vec<LogId> =
-            self.logs.iter().filter(|(_, log)| log.feed != Feed::Live).map(|(&id, _)| id).collect();
-        for id in ids {
+        self.pump_all(effects);
+    }
+
+    /// Feeds all logs that are behind, first the one that has waited longest: room is scarce, and no log may take all of
+    /// it for ever.
+    fn pump_all(&mut self, effects: &mut Vec<Effect>) {
+        let is_behind = |log: &LogState| matches!(log.feed, Feed::CatchUp { .. });
+        let behind = self.logs.iter().filter(|(_, log)| is_behind(log));
+        let mut behind: Vec<(u64, LogId)> = behind.map(|(&id, log)| (log.fed, id)).collect();
+        behind.sort_unstable();
+        for (_, id) in behind {
             self.pump(id, effects);
         }
     }
@@ -480,11 +566,17 @@ impl Primary {
             // Nothing of a log is sent before its creation is durable; see `create`.
             return;
         }
-        let space = self.config.link_buffer_bytes_max.saturating_sub(self.unconfirmed_bytes);
+        let awaited_below = log.awaited_below();
+        let class = |number| if number < awaited_below { Class::Awaited } else { Class::Other };
         if number < log.durable {
-            // Reading in large pieces only: waiting for half a buffer costs less than many small reads.
-            if space >= self.config.link_buffer_bytes_max / 2 {
-                let bytes_max = space.min(BACKLOG_READ_BYTES_MAX);
+            let class = class(number);
+            let room = self.buffer.room(class);
+            // Reading in large pieces only: waiting for room costs less than many small reads.
+            if room >= self.buffer.share_min() {
+                let bytes_max = room.min(BACKLOG_READ_BYTES_MAX);
+                log.in_flight.ask(&mut self.buffer, class, bytes_max);
+                self.feeds += 1;
+                log.fed = self.feeds;
                 effects.push(Effect::ReadBacklog { log: id, from: address, bytes_max, session });
                 log.feed = Feed::CatchUp { number, address, reading: true };
             }
@@ -494,13 +586,14 @@ impl Primary {
         let records: Vec<Record> =
             log.unwritten.iter().skip(from).map(|(record, _)| record.clone()).collect();
         for record in records {
-            if self.unconfirmed_bytes + record.bytes().len() > self.config.link_buffer_bytes_max {
+            let class = class(record.header.number);
+            if record.bytes().len() > self.buffer.room(class) {
                 log.feed = Feed::CatchUp { number, address, reading: false };
                 return;
             }
-            self.unconfirmed_bytes += record.bytes().len();
             effects.push(announce(&record));
-            log.send(&record, &mut self.ledger, self.pricer.generation(), effects);
+            let ledger = (&mut self.ledger, self.pricer.generation());
+            log.send(&record, class, &mut self.buffer, ledger, effects);
             number = record.header.number + 1;
             address = record.header.next_address();
         }
@@ -520,6 +613,9 @@ impl Primary {
         }
         let Some(log) = self.logs.get_mut(&id) else { return };
         let Feed::CatchUp { mut number, mut address, reading: true } = log.feed else { return };
+        log.in_flight.answered(&mut self.buffer);
+        let awaited_below = log.awaited_below();
+        let is_awaited = number < awaited_below;
         let records = match records {
             Ok(records) if !records.is_empty() => records,
             Ok(_) => {
@@ -537,22 +633,27 @@ impl Primary {
             if number >= log.durable {
                 break;
             }
-            self.unconfirmed_bytes += record.bytes().len();
+            let class = if number < awaited_below { Class::Awaited } else { Class::Other };
+            // Asked for was what is awaited; what follows it has room of its own, or none.
+            if is_awaited && class == Class::Other && record.bytes().len() > self.buffer.room(class) {
+                break;
+            }
             effects.push(announce(&record));
-            log.send(&record, &mut self.ledger, self.pricer.generation(), effects);
+            let ledger = (&mut self.ledger, self.pricer.generation());
+            log.send(&record, class, &mut self.buffer, ledger, effects);
             number += 1;
             address = record.header.next_address();
         }
         log.feed = Feed::CatchUp { number, address, reading: false };
-        self.pump(id, effects);
+        self.pump_all(effects);
     }
 
     fn timeout(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        while let Some(&Reverse((at, id, token))) = self.deadlines.peek() {
+        while let Some(&(at, id, token)) = self.deadlines.first() {
             if at > now {
                 break;
             }
-            self.deadlines.pop();
+            self.deadlines.pop_first();
             self.deadline_passed(now, id, token, effects);
         }
     }
@@ -562,18 +663,15 @@ impl Primary {
         let Some(at) = log.pending.iter().position(|p| p.token == token) else { return };
         let key = RecordKey { log: id, number: log.pending[at].number };
         let asked = log.pending[at].asked;
-        let durable = key.number < log.durable;
         match log.degrade {
             Degrade::Block => {
                 log.pending[at].overdue = true;
                 effects.push(Effect::Event(Event::Overdue { key, asked }));
             }
-            // Not even stored here yet: there is no level to degrade to, so it waits for the disk.
-            Degrade::Degrade if !durable => log.pending[at].overdue = true,
+            // At once, or when it has reached any level: durable here, and announced while a session is up.
             Degrade::Degrade => {
-                effects.push(Effect::Event(Event::Degraded { key, asked }));
-                let note = "the deadline passed and the log's policy is to degrade";
-                self.acknowledge(now, id, at, Durability::Local, note, effects);
+                log.pending[at].overdue = true;
+                self.settle(now, id, effects);
             }
             Degrade::Fail => {
                 log.pending.remove(at);
@@ -599,19 +697,18 @@ impl Primary {
             log.note_stages(at, now, &progress, wire, self.pricer.structure());
             let pending = &log.pending[at];
             let waiting = Waiting { asked: pending.asked, max_risk: pending.max_risk };
-            let late = pending.overdue && log.degrade == Degrade::Degrade && progress.durable;
-            match decide(&waiting, &progress) {
-                Some(reached) => {
-                    let why = reached.reason.to_string();
-                    self.acknowledge(now, id, at, reached.level, &why, effects);
-                }
-                None if late => {
-                    let key = RecordKey { log: id, number: pending.number };
-                    effects.push(Effect::Event(Event::Degraded { key, asked: pending.asked }));
-                    let note = "the deadline passed and the log's policy is to degrade";
-                    self.acknowledge(now, id, at, Durability::Local, note, effects);
-                }
-                None => at += 1,
+            let late = pending.overdue && log.degrade == Degrade::Degrade;
+            if let Some(reached) = decide(&waiting, &progress) {
+                let why = reached.reason.to_string();
+                self.acknowledge(now, id, at, reached.level, &why, effects);
+            } else if late && let Some(reached) = reached(pending.max_risk, &progress) {
+                let key = RecordKey { log: id, number: pending.number };
+                effects.push(Effect::Event(Event::Degraded { key, asked: pending.asked }));
+                let why =
+                    format!("the deadline passed and the log's policy is to degrade: {}", reached.reason);
+                self.acknowledge(now, id, at, reached.level, &why, effects);
+            } else {
+                at += 1;
             }
         }
     }
@@ -629,6 +726,7 @@ impl Primary {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let (progress, _) = log.progress(id, at, linked, &mut self.ledger);
         let Some(mut pending) = log.pending.remove(at) else { return };
+        self.deadlines.remove(&(pending.deadline, id, pending.token));
         pending.tell(Stage {
             own: progress.own,
             prefix: progress.prefix,
@@ -672,6 +770,20 @@ fn unknown_log(id: LogId) -> Error {
     ))
 }
 
-fn freed_already(id: LogId, address: LogAddress) -> Error {
-    Error::invalid(format!("the append at {address} of log {id} is freed already; nothing was changed"))
+fn no_mirror(asked: Durability) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "this site mirrors to nobody, so that no append reaches the level {asked}; ask for the level local, or give \
+             the site a mirror (profile primary, link.peer_bulk)"
+        ),
+    )
+}
+
+fn other_bytes(known: &KnownRequest) -> Error {
+    let KnownRequest { request, address, length, .. } = known;
+    Error::invalid(format!(
+        "request {request} has stored other bytes before, {length} of them at {address}; \
+         nothing was changed: give each append a request id of its own"
+    ))
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use parhelion_log::{ActiveMap, CreatePayload, FreePayload, Record, RecordKind, Tail};
-use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, SourceTime};
+use parhelion_log::{ActiveMap, CreatePayload, FreePayload, KnownRequest, Record, RecordKind, Tail};
+use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, SiteId, SourceTime};
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
@@ -214,6 +214,7 @@ pub struct ReplicaLog {
 /// The core of a mirror's storage server.
 #[derive(Debug)]
 pub struct Replica {
+    site: SiteId,
     epoch: Epoch,
     logs: BTreeMap<LogId, Log>,
     announced: Announced,
@@ -225,7 +226,7 @@ struct Log {
     degrade: Degrade,
     tail: Tail,
     active: ActiveMap,
-    requests: VecDeque<(RequestId, u64, LogAddress)>,
+    requests: VecDeque<KnownRequest>,
     durable: u64,
     durable_end: LogAddress,
     newest: SourceTime,
@@ -235,9 +236,9 @@ struct Log {
 }
 
 impl Replica {
-    /// A mirror of the logs that the store recovered, in a site of that epoch.
+    /// The mirror of logs that the store recovered, at `site`. `epoch` is the highest that it has had or heard of.
     #[must_use]
-    pub fn new(epoch: Epoch, logs: Vec<PrimaryLog>) -> Self {
+    pub fn new(site: SiteId, epoch: Epoch, logs: Vec<PrimaryLog>) -> Self {
         let logs = logs.into_iter().map(|log| {
             let recovered = Log {
                 name: log.name,
@@ -253,7 +254,7 @@ impl Replica {
             };
             (log.log, recovered)
         });
-        Self { epoch, logs: logs.collect(), announced: Announced::default() }
+        Self { site, epoch, logs: logs.collect(), announced: Announced::default() }
     }
 
     /// State of every log, in order of their numbers.
@@ -272,6 +273,12 @@ impl Replica {
             freed: log.active.freed(),
             refusal: log.refusal.as_ref().map(|refusal| refusal.error().clone()),
         })
+    }
+
+    /// Where each log ends.
+    #[must_use]
+    pub fn tails(&self) -> Vec<Tail> {
+        self.logs.values().map(|log| log.tail).collect()
     }
 
     /// Bytes of records that wait behind gaps.
@@ -295,6 +302,7 @@ impl Replica {
                 log: id,
                 name: log.name,
                 degrade: log.degrade,
+                common: log.tail,
                 tail: log.tail,
                 active: log.active,
                 requests: log.requests.into(),
@@ -451,7 +459,7 @@ impl Replica {
         log.tail = Tail::at(id, end, tail.records, tail.chain, Epoch(tail.epoch));
         log.durable = log.durable.min(tail.records);
         log.durable_end = log.durable_end.min(end);
-        log.requests.retain(|&(_, number, _)| number < tail.records);
+        log.requests.retain(|known| known.number < tail.records);
         log.drop_held();
         log.refusal = None;
         self.announced.rewound(id);
@@ -478,7 +486,7 @@ impl Replica {
         let behind_gap = self.logs.iter().flat_map(|(&id, log)| held(id, log)).collect();
         let highest = self.logs.values().map(|log| log.tail.epoch()).max().unwrap_or_default();
         Promotion {
-            epoch: highest.max(self.epoch).next(),
+            epoch: highest.max(self.epoch).next(self.site),
             logs: self.logs.values().filter(|log| log.tail.next_number() > 0).count(),
             missing: self.announced.iter().copied().collect(),
             unlisted: self.announced.unlisted(),
@@ -552,13 +560,12 @@ impl Log {
                     effects.push(ReplicaEffect::Learned { log, name: create.name, request });
                 }
             }
-            RecordKind::Append if !header.request.is_none() => {
-                self.requests.push_back((header.request, header.number, header.address));
+            RecordKind::Append => {
+                self.requests.extend(KnownRequest::of(header));
                 if self.requests.len() > REQUESTS_MAX {
                     self.requests.pop_front();
                 }
             }
-            RecordKind::Append => {}
             RecordKind::Free => {
                 if let Ok(free) = FreePayload::parse(&record.payload()) {
                     for (number, _) in free.appends {

@@ -1,13 +1,16 @@
 //! What a mirror asks for, step by step.
 
 use bytes::Bytes;
-use parhelion_log::{ActiveMap, CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
+use parhelion_log::{
+    ActiveMap, CreatePayload, FreePayload, KnownRequest, Record, RecordFields, RecordKind, Tail,
+};
 use parhelion_mirror::{PrimaryLog, Replica, ReplicaEffect, ReplicaEvent, ReplicaInput};
-use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, SourceTime};
+use parhelion_types::{Degrade, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, SiteId, SourceTime};
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 use proptest::prelude::*;
 
+const SITE: SiteId = SiteId(2);
 const LOG: LogId = LogId(3);
 const SEGMENT_BYTES: u32 = 1 << 20;
 
@@ -72,7 +75,7 @@ fn tail_message(tail: Tail) -> LogTailV1 {
 #[test]
 fn a_gap_holds_back_what_lies_behind_it() {
     let (all, _) = records(5);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     assert_eq!(deliver(&mut replica, &[&all[0], &all[1]]), [0, 1]);
     assert!(deliver(&mut replica, &[&all[4], &all[3]]).is_empty());
     assert_eq!(replica.held_bytes(), all[3].bytes().len() + all[4].bytes().len());
@@ -83,7 +86,7 @@ fn a_gap_holds_back_what_lies_behind_it() {
 #[test]
 fn marks_follow_the_disk_and_not_the_wire() {
     let (all, _) = records(3);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     deliver(&mut replica, &[&all[0], &all[1], &all[2]]);
     let end = all[1].header.next_address();
     let effects = step(&mut replica, ReplicaInput::Durable { log: LOG, records: 2, end });
@@ -95,7 +98,7 @@ fn marks_follow_the_disk_and_not_the_wire() {
 #[test]
 fn promotion_names_exactly_what_cannot_be_shown() {
     let (all, _) = records(6);
-    let mut replica = Replica::new(Epoch(4), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(4), Vec::new());
     step(&mut replica, ReplicaInput::Announced(all.iter().map(announcement).collect()));
     deliver(&mut replica, &[&all[0], &all[1], &all[4]]);
     let effects = step(&mut replica, ReplicaInput::Promote { token: 1, dry_run: false });
@@ -106,10 +109,10 @@ fn promotion_names_exactly_what_cannot_be_shown() {
     let expected: Vec<LogAddress> = all[2..].iter().map(|record| record.header.address).collect();
     assert_eq!(missing, expected);
     assert_eq!(promotion.behind_gap.len(), 1);
-    assert_eq!(promotion.epoch, Epoch(5));
+    assert_eq!(promotion.epoch, Epoch(4).next(SITE));
     let logs = replica.into_logs(Epoch(5));
     assert_eq!((logs[0].tail.next_number(), logs[0].tail.epoch()), (2, Epoch(5)));
-    assert_eq!(logs[0].requests, [(RequestId(1), 1, all[1].header.address)]);
+    assert_eq!(logs[0].requests, [KnownRequest::of(&all[1].header).unwrap()]);
 }
 
 #[test]
@@ -123,7 +126,7 @@ fn another_history_is_refused() {
         SEGMENT_BYTES,
     );
     let (foreign, _) = other.place(RecordFields::default(), b"foreign", SEGMENT_BYTES);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     deliver(&mut replica, &[&all[0]]);
     let effects = step(&mut replica, ReplicaInput::Records(vec![foreign.bytes()]));
     let [ReplicaEffect::Marks(marks), ReplicaEffect::Event(ReplicaEvent::Diverged { log: LOG, .. })] =
@@ -138,7 +141,7 @@ fn another_history_is_refused() {
 #[test]
 fn a_primary_that_lost_its_newest_records_cuts_the_mirror_back() {
     let (all, _) = records(5);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     deliver(&mut replica, &all.iter().collect::<Vec<_>>());
     let (_, mut tail) = records(3);
     let effects = step(&mut replica, ReplicaInput::Rewind(vec![tail_message(tail)]));
@@ -155,7 +158,7 @@ fn a_primary_that_lost_its_newest_records_cuts_the_mirror_back() {
 
 #[test]
 fn bytes_that_are_no_record_are_reported() {
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     let effects = step(&mut replica, ReplicaInput::Records(vec![Bytes::from_static(b"nonsense")]));
     assert!(matches!(&effects[..], [ReplicaEffect::Event(ReplicaEvent::Malformed { .. })]));
 }
@@ -166,7 +169,7 @@ fn frees_reach_the_mirror() {
     let payload = FreePayload { appends: vec![(1, all[1].header.address)] }.to_bytes();
     let fields = RecordFields { kind: RecordKind::Free, ..RecordFields::default() };
     let (free, _) = tail.place(fields, &payload, SEGMENT_BYTES);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     deliver(&mut replica, &[&all[0], &all[1], &all[2], &free]);
     assert!(replica.is_freed(LOG, 1));
     assert!(!replica.is_freed(LOG, 2));
@@ -179,7 +182,7 @@ fn a_rewind_takes_back_what_the_cut_off_records_freed() {
     let fields = RecordFields { kind: RecordKind::Free, ..RecordFields::default() };
     let before = tail;
     let (free, _) = tail.place(fields, &payload, SEGMENT_BYTES);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     deliver(&mut replica, &[&all[0], &all[1], &all[2], &free]);
     step(&mut replica, ReplicaInput::Rewind(vec![tail_message(before)]));
     step(&mut replica, ReplicaInput::Rewound { log: LOG, active: ActiveMap::default() });
@@ -191,7 +194,7 @@ fn a_new_session_forgets_what_waited_behind_a_gap() {
     // Record 3 of a primary that died; it came back without records 2 and 3, and writes others.
     let (all, _) = records(4);
     let (_, mut tail) = records(2);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     deliver(&mut replica, &[&all[0], &all[1], &all[3]]);
     step(&mut replica, ReplicaInput::Hello { token: 1 });
     assert_eq!(replica.held_bytes(), 0);
@@ -206,6 +209,7 @@ fn recovered(tail: Tail, refusal: Option<Error>) -> PrimaryLog {
         name: "orders".to_owned(),
         degrade: Degrade::Fail,
         tail,
+        common: tail,
         active: ActiveMap::default(),
         requests: Vec::new(),
         newest: SourceTime(5),
@@ -217,7 +221,7 @@ fn recovered(tail: Tail, refusal: Option<Error>) -> PrimaryLog {
 fn a_damaged_log_is_not_mirrored_and_the_others_are() {
     let (all, tail) = records(3);
     let damage = Error::new(ErrorKind::Corrupt, "log 3 is damaged");
-    let mut replica = Replica::new(Epoch(0), vec![recovered(tail, Some(damage.clone()))]);
+    let mut replica = Replica::new(SITE, Epoch(0), vec![recovered(tail, Some(damage.clone()))]);
     let effects = step(&mut replica, ReplicaInput::Hello { token: 1 });
     let [ReplicaEffect::Welcome { marks: Ok(marks), .. }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(*marks, [LogMarkV1::refused(LOG.0, 0)]);
@@ -247,7 +251,7 @@ fn a_damaged_log_is_not_mirrored_and_the_others_are() {
 fn what_is_announced_of_a_refused_log_is_bounded_and_counted() {
     let (all, tail) = records(3);
     let damage = Error::new(ErrorKind::Corrupt, "log 3 is damaged");
-    let mut replica = Replica::new(Epoch(0), vec![recovered(tail, Some(damage))]);
+    let mut replica = Replica::new(SITE, Epoch(0), vec![recovered(tail, Some(damage))]);
     // A log with a lower number, to which a bound on all logs would come first.
     let healthy = Announcement { log: LogId(1), ..announcement(&all[2]) };
     assert!(step(&mut replica, ReplicaInput::Announced(vec![healthy])).is_empty());
@@ -282,7 +286,7 @@ fn what_is_announced_of_a_refused_log_is_bounded_and_counted() {
 #[test]
 fn a_log_that_cannot_be_written_is_refused_and_holds_no_memory() {
     let (all, _) = records(5);
-    let mut replica = Replica::new(Epoch(0), Vec::new());
+    let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
     deliver(&mut replica, &[&all[0], &all[1], &all[4]]);
     let reason = "no space left on device".to_owned();
     let effects = step(&mut replica, ReplicaInput::WriteFailed { log: LOG, reason });
@@ -302,7 +306,7 @@ proptest! {
     #[test]
     fn any_order_is_applied_in_order(order in prop::collection::vec(0usize..12, 0..60)) {
         let (all, _) = records(12);
-        let mut replica = Replica::new(Epoch(0), Vec::new());
+        let mut replica = Replica::new(SITE, Epoch(0), Vec::new());
         let mut applied = Vec::new();
         for n in order {
             applied.extend(deliver(&mut replica, &[&all[n]]));

@@ -9,6 +9,12 @@ use crate::pricer::{CodeGeneration, Pricer};
 
 /// Appends that the mirror has not confirmed, by log and record number.
 ///
+/// What is known of an append changes for the worse as well: when the mirror reports a symbol of it missing, the
+/// repairs that were to bring it have failed. From then on the link tells of the append as not sent, so that its
+/// loss is certain, until another copy of the symbol has left the site; then as symbols that nothing covers, until
+/// the symbol has arrived. So no acknowledgement promises less than what a report has made known before it. Repairs
+/// that are still on their way may do better; they count for nothing here.
+///
 /// Invariants:
 /// - Entries of a log are sorted by number, each once, all at or above the log's `mirrored`.
 /// - `mirrored` never falls.
@@ -43,7 +49,7 @@ struct Entry {
 pub struct WireState {
     /// Symbols and coverage.
     pub exposure: Exposure,
-    /// Whether every symbol of it is on the wire.
+    /// Whether every symbol of it is on the wire, and another copy of each one that was reported missing.
     pub sent: bool,
     /// Whether its coverage is complete.
     pub complete: bool,
@@ -109,8 +115,8 @@ impl Ledger {
         }
     }
 
-    /// Takes what of an append is on the wire now. An append that is not in flight is ignored: reports of the
-    /// link and of the mirror cross.
+    /// Takes what of an append is on the wire now, be it more or less than before. An append that is not in flight is
+    /// ignored: reports of the link and of the mirror cross.
     pub fn cover(&mut self, pricer: &mut Pricer, key: RecordKey, wire: WireState) {
         let Some(log) = self.logs.get_mut(&key.log) else { return };
         if let Ok(at) = log.position(key.number) {
@@ -166,6 +172,10 @@ impl Log {
     fn price(&mut self, at: usize, pricer: &mut Pricer) {
         let entry = &mut self.entries[at];
         let own = match &entry.wire {
+            // Nothing will cover it any more: the code makes no repairs, or they have failed.
+            Some(wire) if wire.sent && wire.complete && wire.exposure.coverage == 0 => {
+                pricer.bare(wire.exposure.symbols, entry.since)
+            }
             Some(wire) if wire.sent => pricer.own(&wire.exposure, entry.since),
             // A symbol that has not left is lost whatever covers the others.
             _ => Risk::CERTAIN,
@@ -301,6 +311,29 @@ mod tests {
                 prop_assert_eq!(ledger.len(), naive.len());
             }
         }
+    }
+
+    #[test]
+    fn a_report_of_loss_raises_what_it_and_its_successors_risk() {
+        let mut ledger = Ledger::new();
+        let mut pricer = pricer(1e-3);
+        for number in 0..2 {
+            ledger.insert(key(1, number), pricer.generation());
+            ledger.cover(&mut pricer, key(1, number), wire(8, 7, true));
+        }
+        let covered = ledger.risk(key(1, 1)).unwrap();
+        assert!(covered.prefix.probability() < 1e-6);
+        // Two of the first append's eight symbols are missing; then other copies of them leave; then one arrives.
+        for (symbols, sent, own) in [(2, false, 1.0), (2, true, 2e-3), (1, true, 1e-3)] {
+            let state = WireState { complete: sent, ..wire(symbols, 0, sent) };
+            ledger.cover(&mut pricer, key(1, 0), state);
+            let [first, second] = [0, 1].map(|number| ledger.risk(key(1, number)).unwrap());
+            assert!((first.own.probability() / own - 1.0).abs() < 1e-9, "{first:?}");
+            assert!(second.own == covered.own && second.prefix >= first.own, "{second:?}");
+        }
+        // The other one has arrived.
+        ledger.cover(&mut pricer, key(1, 0), wire(8, 7, true));
+        assert_eq!(ledger.risk(key(1, 1)).unwrap().prefix, covered.prefix);
     }
 
     #[test]

@@ -103,11 +103,19 @@ impl Pricer {
         self.memo.insert((since, *exposure), risk);
         risk
     }
+
+    /// P(lost) of that many symbols which nothing covers, wherever in the stream they left. In a row they share bursts,
+    /// which [`own`](Self::own) may count on; copies of lost ones leave when these are found missing (union bound).
+    pub fn bare(&mut self, symbols: u32, since: CodeGeneration) -> Risk {
+        let one = self.own(&Exposure::steady(1, 0, 0), since);
+        Risk::bound(one.probability() * f64::from(symbols))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parhelion_model_gilbert_elliott::GilbertElliott;
     use parhelion_model_iid_bound::IidBound;
 
     const BLOCK: Structure = Structure::Block { r: 8, c: 3, depth: 1 };
@@ -146,6 +154,20 @@ mod tests {
         }
         assert_eq!(pricer.own(&exposure(8, 1), old), Risk::CERTAIN);
         assert_eq!(pricer.own(&exposure(8, 1), pricer.generation()).probability(), alone);
+    }
+
+    #[test]
+    fn bare_symbols_may_have_left_at_any_distance() {
+        let channel = Channel::bursty(0.01, 5.0, 0.999);
+        let mut pricer = Pricer::new(Arc::new(GilbertElliott), BLOCK, channel);
+        let now = pricer.generation();
+        let one = pricer.bare(1, now).probability();
+        assert!((one / 0.01 - 1.0).abs() < 1e-6, "{one}");
+        // In a row they share bursts: the model's figure holds there, and not for copies sent one by one.
+        let in_a_row = pricer.own(&exposure(4, 0), now).probability();
+        assert!(in_a_row < 3.0 * one, "{in_a_row}");
+        assert!((pricer.bare(4, now).probability() - 4.0 * one).abs() < 1e-12);
+        assert_eq!(pricer.bare(u32::MAX, now), Risk::CERTAIN);
     }
 
     #[test]

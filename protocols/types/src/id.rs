@@ -41,15 +41,17 @@ number! {
     SegmentId(u32)
 }
 number! {
-    /// Fencing number of a log's primary: the higher one wins.
+    /// Fencing number of a log's primary: the higher one wins. 0 before any promotion; then the upper 16 bits count
+    /// promotions and the lower 16 bits are the site that was promoted, so that no two sites ever have the same one.
     Epoch(u32)
 }
 
 impl Epoch {
-    /// The epoch that fences this one.
+    /// The epoch in which `site` fences this one, and every other site in its next.
     #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0 + 1)
+    pub fn next(self, site: SiteId) -> Self {
+        let promotions = (self.0 >> 16).saturating_add(1).min(u32::from(u16::MAX));
+        Self(promotions << 16 | u32::from(site.0))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every other crate speaks in these types, so each word has one meaning (ARCHITECTURE.md, "Words").
 //! Nothing here does anything but hold, check, order and print values.
 
+mod append;
 mod durability;
 mod error;
 mod id;
@@ -12,6 +13,7 @@ mod risk;
 mod role;
 mod time;
 
+pub use append::AppendRequest;
 pub use durability::{Degrade, Durability, UnknownLevel};
 pub use error::{Error, ErrorKind};
 pub use id::{Epoch, LogAddress, LogId, NodeId, ParseAddressError, RecordKey, SegmentId, SiteId};

@@ -44,6 +44,19 @@ field!(u32_at, put_u32, u32, 4);
 field!(u64_at, put_u64, u64, 8);
 field!(u128_at, put_u128, u128, 16);
 
+/// Reads 48 bits at `at`. The caller has checked the length.
+pub(crate) fn u48_at(bytes: &[u8], at: usize) -> u64 {
+    let mut field = [0; 8];
+    field[..6].copy_from_slice(&bytes[at..at + 6]);
+    u64::from_le_bytes(field)
+}
+
+/// Writes 48 bits at `at`.
+pub(crate) fn put_u48(bytes: &mut [u8], at: usize, value: u64) {
+    debug_assert!(value < 1 << 48, "{value} has more than 48 bits");
+    bytes[at..at + 6].copy_from_slice(&value.to_le_bytes()[..6]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

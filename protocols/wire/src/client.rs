@@ -117,6 +117,10 @@ messages! {
         path: Vec<StageV1>,
     }
 
+    /// Nobody waits any more for the answer to the append of this frame's correlation: what it holds is given back. It
+    /// may have been stored, or may yet be. Goes on any stream of the connection. No answer.
+    22 GiveUpV1 {}
+
     /// Reads one append. Answer: [`ReadBytesV1`] with the bytes as payload.
     30 ReadV1 {
         /// The log.
@@ -192,10 +196,7 @@ messages! {
     }
 
     /// Asks after the node: its site, its link, its mirroring. Answer: [`NodeStateV1`].
-    60 StatusV1 {
-        /// Whether histograms are wanted.
-        histograms: bool,
-    }
+    60 StatusV1 {}
 
     /// State of a node as a JSON document whose fields are in `docs/operations.md`.
     ///
@@ -217,12 +218,23 @@ messages! {
         epoch: u32,
         /// Logs of this site.
         logs: u32,
-        /// Appends that were announced and are not here, oldest first; at most 10,000.
+        /// Appends that were announced and cannot be shown here, in the order of their logs and addresses; as many as a
+        /// message holds.
         missing: Vec<MissingV1>,
         /// How many there are in all.
         missing_count: u64,
         /// Of those, the ones that are here but lie behind a gap: order forbids to show them.
         behind_gap_count: u64,
+    }
+
+    /// Asks again what the promotion of this site found. Answer: [`PromotedV1`] with the missing appends from a place on.
+    72 ListMissingV1 {
+        /// The log to begin with ...
+        log: u32,
+        /// ... and the first segment ...
+        segment: u32,
+        /// ... and offset of it.
+        offset: u32,
     }
 
     /// Digests a log up to an address, to compare sites. Answer: [`DigestV1`].

@@ -19,8 +19,8 @@ pub mod symbol;
 
 pub use announcement::{ANNOUNCEMENT_BYTES, Announcement};
 pub use bytes_at::{crc32c, crc32c_of};
-pub use datagram::{DATAGRAM_HEADER_BYTES, Datagram, DatagramKind};
+pub use datagram::{Datagram, DatagramKind, NUMBER_BITS, REPAIR_HEADER_BYTES, SOURCE_HEADER_BYTES};
 pub use envelope::{
     Checked, ENVELOPE_BYTES, Envelope, Message, PAYLOAD_BYTES_MAX, WireError, encode_body, frame,
 };
-pub use symbol::{SYMBOL_PREFIX_BYTES, SymbolPrefix};
+pub use symbol::{SYMBOL_DATA_BYTES_MAX, SYMBOL_PREFIX_BYTES, SymbolPrefix};

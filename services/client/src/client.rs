@@ -241,20 +241,33 @@ impl Client {
     ///
     /// # Errors
     /// As for every call.
-    pub async fn status(&self, histograms: bool) -> Result<serde_json::Value, Error> {
-        match self.call(Question::Status { histograms }).await? {
+    pub async fn status(&self) -> Result<serde_json::Value, Error> {
+        match self.call(Question::Status).await? {
             Answer::Status(document) => Ok(document),
             other => Err(strange(&other)),
         }
     }
 
-    /// Makes this mirror writable under a new epoch. Takes an admin's certificate. Never repeated by itself.
+    /// Makes this mirror writable under a new epoch. Takes an admin's certificate. Never repeated by itself. One that was
+    /// promoted already says again what was found.
     ///
     /// # Errors
     /// `Forbidden`: this client is no admin. `Invalid`: the node is no mirror. `Unavailable`: the answer was lost; look at the
     /// node's status before another attempt.
     pub async fn promote(&self, dry_run: bool) -> Result<Promotion, Error> {
         match self.call(Question::Promote { dry_run }).await? {
+            Answer::Promoted(promotion) => Ok(promotion),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// What the promotion of this site found, with the missing appends from a place on, in the order of their logs and
+    /// addresses; as many as a message holds. No more follow when the list is empty. Takes an admin's certificate.
+    ///
+    /// # Errors
+    /// `Forbidden`: this client is no admin. `NotFound`: the site was not promoted. `Corrupt`: what was found is damaged.
+    pub async fn list_missing(&self, log: LogId, from: LogAddress) -> Result<Promotion, Error> {
+        match self.call(Question::ListMissing { log, from }).await? {
             Answer::Promoted(promotion) => Ok(promotion),
             other => Err(strange(&other)),
         }
@@ -326,7 +339,9 @@ impl Client {
                 }
                 Ok(Ok(session)) => session,
             };
-            match timeout_at(deadline, session.ask(correlation, head.clone(), payload.clone())).await {
+            let is_append = matches!(question, Question::Append(_));
+            let asking = session.ask(correlation, head.clone(), payload.clone(), is_append);
+            match timeout_at(deadline, asking).await {
                 Err(_) => return Err(self.late(&question, time, &trouble)),
                 Ok(Err(Lost::Refused(error))) => return Err(error),
                 Ok(Err(Lost::Gone(reason))) => {
@@ -340,7 +355,7 @@ impl Client {
                     trouble = reason;
                 }
                 // Nothing was done, so any question may be asked again.
-                Ok(Ok(Err(error))) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Closed) => {
+                Ok(Ok(Err(error))) if self.may_pass(&error) => {
                     if Instant::now() + busy_pause >= deadline {
                         return Err(error);
                     }
@@ -349,6 +364,14 @@ impl Client {
                 }
                 Ok(Ok(answer)) => return answer,
             }
+        }
+    }
+
+    /// Whether what the node says may not hold a moment later.
+    fn may_pass(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::Busy => self.inner.config.repeat_busy,
+            kind => kind == ErrorKind::Closed,
         }
     }
 

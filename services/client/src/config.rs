@@ -23,6 +23,9 @@ pub struct ClientConfig {
     pub backoff_min: Duration,
     /// Longest pause between attempts.
     pub backoff_max: Duration,
+    /// Whether a question that finds the node busy is asked again until its time is over. Else `Busy` is the answer, for
+    /// somebody else to try again.
+    pub repeat_busy: bool,
 }
 
 /// How one append is to be stored.
@@ -59,6 +62,7 @@ impl ClientConfig {
             idle_timeout: Duration::from_secs(10),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(2),
+            repeat_busy: true,
         }
     }
 }

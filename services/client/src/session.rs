@@ -10,6 +10,8 @@ use parhelion_gate::stream::{Frames, Outgoing, StreamError, write_frames};
 use parhelion_gate::tls::SERVER_NAME;
 use parhelion_gate::{Answer, Question};
 use parhelion_types::{Error, LogId};
+use parhelion_wire::client::GiveUpV1;
+use parhelion_wire::frame;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream};
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) struct Session {
     connection: Connection,
     outgoing: mpsc::Sender<Outgoing<()>>,
+    /// A stream of its own for what is given up: it must not wait behind questions that wait.
+    given_up: mpsc::Sender<Outgoing<()>>,
     waiting: Arc<Waiting>,
 }
 
@@ -55,6 +59,9 @@ struct Calls {
 
 /// Questions that may wait for the writing task; their bytes are the callers'.
 const QUESTIONS_QUEUED: usize = 64;
+/// Appends given up that may wait for the writing task of their stream. One beyond costs the node what the append holds
+/// until it is answered.
+const GIVEN_UP_QUEUED: usize = 1024;
 /// QUIC reports a TLS alert as this plus the alert's number (RFC 9001 section 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
 /// Correlation of the question that proves a new connection.
@@ -76,16 +83,20 @@ impl Session {
         })?;
         let connection = connecting.await.map_err(|error| lost(address, &error))?;
         let (send, receive) = connection.open_bi().await.map_err(|error| lost(address, &error))?;
+        // Seen by the node when something is written to it.
+        let (second, _) = connection.open_bi().await.map_err(|error| lost(address, &error))?;
         let (outgoing, queue) = mpsc::channel(QUESTIONS_QUEUED);
+        let (given_up, given_up_queue) = mpsc::channel(GIVEN_UP_QUEUED);
         let waiting = Arc::new(Waiting::default());
         // The reader notices what ends the connection; the writer's error would say the same.
         tokio::spawn(write_frames(send, queue));
+        tokio::spawn(write_frames(second, given_up_queue));
         tokio::spawn(read_answers(connection.clone(), receive, waiting.clone()));
-        let session = Self { connection, outgoing, waiting };
+        let session = Self { connection, outgoing, given_up, waiting };
         // No log has this number, so the answer is short.
         let (head, payload) =
             Question::List { from: LogId(u32::MAX) }.to_frame(PROOF).map_err(Lost::Refused)?;
-        session.ask(PROOF, head, payload).await?.map_err(Lost::Refused)?;
+        session.ask(PROOF, head, payload, false).await?.map_err(Lost::Refused)?;
         Ok(session)
     }
 
@@ -100,15 +111,18 @@ impl Session {
         self.waiting.lock().lost.is_none()
     }
 
-    /// Asks, and waits for the answer as long as the connection lasts. May be dropped at any time.
+    /// Asks, and waits for the answer as long as the connection lasts. May be dropped at any time. The node hears of it
+    /// if that was an append, which may wait for very long.
     pub(crate) async fn ask(
         &self,
         correlation: u64,
         head: Bytes,
         payload: Bytes,
+        is_append: bool,
     ) -> Result<Result<Answer, Error>, Lost> {
         let (answer, answered) = oneshot::channel();
-        let _forget = self.waiting.enter(correlation, answer)?;
+        self.waiting.enter(correlation, answer)?;
+        let _forget = Forget { session: self, correlation, is_append };
         // Fails when the writing task is gone; the reader finds out why and says so to all who wait.
         let _ = self.outgoing.send(Outgoing { head, payload, held: () }).await;
         match answered.await {
@@ -130,17 +144,13 @@ impl Waiting {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(
-        &self,
-        correlation: u64,
-        answer: oneshot::Sender<Result<Answer, Error>>,
-    ) -> Result<Forget<'_>, Lost> {
+    fn enter(&self, correlation: u64, answer: oneshot::Sender<Result<Answer, Error>>) -> Result<(), Lost> {
         let mut calls = self.lock();
         if let Some(lost) = &calls.lost {
             return Err(lost.clone());
         }
         calls.by_correlation.insert(correlation, answer);
-        Ok(Forget { waiting: self, correlation })
+        Ok(())
     }
 
     fn reason(&self) -> Lost {
@@ -157,13 +167,21 @@ impl Waiting {
 
 /// Forgets a call when its future is done or dropped.
 struct Forget<'a> {
-    waiting: &'a Waiting,
+    session: &'a Session,
     correlation: u64,
+    is_append: bool,
 }
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.waiting.lock().by_correlation.remove(&self.correlation);
+        let is_unanswered = self.session.waiting.lock().by_correlation.remove(&self.correlation).is_some();
+        if is_unanswered
+            && self.is_append
+            && let Ok(head) = frame(&GiveUpV1 {}, &[], self.correlation)
+        {
+            // Best effort: see the channel's bound. A connection that is gone has given up everything.
+            let _ = self.session.given_up.try_send(Outgoing { head, payload: Bytes::new(), held: () });
+        }
     }
 }
 

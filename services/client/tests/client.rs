@@ -84,7 +84,7 @@ async fn every_call_makes_its_round_trip() {
     assert_eq!(rest.entries[0].kind, EntryKind::Free);
     assert!(client.scan(log, rest.next, 2).await.unwrap().entries.is_empty());
 
-    assert_eq!(client.status(true).await.unwrap()["histograms"], true);
+    assert_eq!(client.status().await.unwrap()["site"], 1);
     let digest = client.digest(log, state.end).await.unwrap();
     assert_eq!(digest.digest, *blake3::hash(b"one order").as_bytes());
     assert_eq!(client.promote(true).await.unwrap().logs, 1);
@@ -201,6 +201,47 @@ async fn a_busy_node_is_asked_again() {
     site.busy.store(u32::MAX, Ordering::SeqCst);
     let hasty = AppendOptions { timeout: Some(Duration::from_millis(50)), ..remote() };
     assert_eq!(client.append(log, "order", hasty).await.unwrap_err().kind(), ErrorKind::Busy);
+}
+
+#[tokio::test]
+async fn busy_is_the_answer_to_who_wants_to_know() {
+    let (site, pki, _api, address) = start();
+    let config = ClientConfig { repeat_busy: false, ..config(address, pki.path(), "client") };
+    let client = Client::connect(config).await.unwrap();
+    let log = client.create("orders", Degrade::Block).await.unwrap();
+    site.busy.store(1, Ordering::SeqCst);
+    assert_eq!(client.append(log, "order", remote()).await.unwrap_err().kind(), ErrorKind::Busy);
+    client.append(log, "order", remote()).await.unwrap();
+    assert_eq!(site.asked.load(Ordering::SeqCst), 2);
+}
+
+/// More appends than a connection may have under way are given up one after the other, and take no place for ever.
+#[tokio::test]
+async fn who_waits_no_more_gives_up_at_the_node() {
+    let (site, pki, api) = (MemorySite::new(), make_pki(), ApiConfig::new(ANYWHERE.parse().unwrap()));
+    let identity = Identity::load_from(pki.path(), "node-1").unwrap();
+    let api = ApiConfig { questions_max: 4, ..api };
+    let in_flight = api.in_flight.clone();
+    let api = Api::start(api, &identity, site.clone()).unwrap();
+    let address = api.local_address().unwrap();
+    let client = Client::connect(config(address, pki.path(), "client")).await.unwrap();
+    let log = client.create("orders", Degrade::Block).await.unwrap();
+    site.set_mirror(false);
+    let hasty = AppendOptions { timeout: Some(Duration::from_millis(100)), ..remote() };
+    let calls = (0..20).map(|_| client.append(log, "order", hasty.clone()));
+    for error in join_all(calls).await.into_iter().map(Result::unwrap_err) {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+    // Dropped by its caller, long before its time is over.
+    let append = client.append(log, "order", remote());
+    assert!(tokio::time::timeout(Duration::from_millis(100), append).await.is_err());
+    let local = AppendOptions { durability: Durability::Local, ..AppendOptions::default() };
+    client.append(log, "order", local).await.unwrap();
+    let patience = Instant::now() + Duration::from_secs(5);
+    while in_flight.held_bytes() > 0 {
+        assert!(Instant::now() < patience, "{} bytes are held for nobody", in_flight.held_bytes());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn ask_all(client: &Client) -> Vec<(&'static str, &'static [Role], Result<
         ("list", &CLIENTS, client.list().await.map(drop)),
         ("stat", &CLIENTS, client.stat(log).await.map(drop)),
         ("scan", &CLIENTS, client.scan(log, LogAddress::default(), 9).await.map(drop)),
-        ("status", &CLIENTS, client.status(false).await.map(drop)),
+        ("status", &CLIENTS, client.status().await.map(drop)),
         ("free", &CLIENTS, client.free(log, at).await),
         ("promote", &ADMINS, client.promote(false).await.map(drop)),
         ("digest", &ADMINS, client.digest(log, at).await.map(drop)),

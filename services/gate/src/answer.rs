@@ -54,7 +54,7 @@ pub enum Answer {
     Entries(Stretch),
     /// To status.
     Status(serde_json::Value),
-    /// To promote.
+    /// To promote, and to list what is missing.
     Promoted(Promotion),
     /// To digest.
     Digest(LogDigest),

@@ -7,29 +7,34 @@
 //! | what | bound | shared by |
 //! | --- | --- | --- |
 //! | connections | [`ApiConfig::connections_max`] | the node |
-//! | bytes of questions that are not answered | [`ApiConfig::in_flight`] | the node |
-//! | questions that are not answered | [`ApiConfig::questions_max`] | a connection |
+//! | bytes of questions: of appends until they are durable here, of others until they are answered | [`ApiConfig::in_flight`] | the node |
+//! | questions that are not answered | [`ApiConfig::questions_max`] | a client's connection |
 //! | bytes of answers that are not sent | [`ANSWER_BYTES_MAX`] | a connection |
+//!
+//! What a connection holds of its own bounds is entered first, so that a client that does not read its answers waits
+//! with nothing of what is shared. Another node of the site asks for all its clients; its appends are bounded by what
+//! it may pass on, and by what may wait here.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use parhelion_types::limits::APPEND_BYTES_MAX;
+use parhelion_credit::{Budget, Credit};
+use parhelion_types::limits::{APPEND_BYTES_MAX, WAITING_APPEND_BYTES};
 use parhelion_types::{Error, ErrorKind, Role, SiteId};
-use parhelion_wire::client::AppendV1;
+use parhelion_wire::client::{AppendV1, GiveUpV1};
 use parhelion_wire::{Envelope, Message};
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::answer::{Answer, ENTRIES_PAGE, LOGS_PAGE, failure_frame};
 use crate::backend::Backend;
-use crate::budget::{Budget, Held};
 use crate::question::{Question, refused};
 use crate::quic::{self, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING};
 use crate::stream::{Frames, Outgoing, StreamError, write_frames};
@@ -47,7 +52,7 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// Bytes of questions that the node holds at most; share it with other front ends.
     pub in_flight: Budget,
-    /// Questions of one connection that are under way at most.
+    /// Questions of a client's connection that are under way at most.
     pub questions_max: usize,
     /// Connections at most.
     pub connections_max: usize,
@@ -86,6 +91,10 @@ pub struct Api {
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection must be established within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Questions of another node's connection that are under way at most: more than it may pass on.
+const NODE_QUESTIONS_MAX: usize = 1 << 20;
+/// Appends given up that are remembered until they are read.
+const GIVEN_UP_MAX: usize = 4096;
 /// Largest question that is not worth counting.
 const SMALL_QUESTION_BYTES: usize = 4 << 10;
 /// How long a client that broke the protocol gets to take the reason.
@@ -209,7 +218,65 @@ struct Session {
     in_flight: Budget,
     questions: Arc<Semaphore>,
     answers: Budget,
+    appends: Mutex<Appends>,
     stopping: watch::Receiver<bool>,
+}
+
+/// The appends of a connection, by correlation. They may wait for the other site for longer than anybody waits for them,
+/// and a client says when it does not.
+#[derive(Default)]
+struct Appends {
+    /// Under way, each with the way to end it.
+    asked: HashMap<u64, oneshot::Sender<()>>,
+    /// Given up before they were read, or when they had just been answered.
+    given_up: BTreeSet<u64>,
+}
+
+/// Forgets an append when its task ends, however it ends.
+struct AppendDone {
+    session: Arc<Session>,
+    correlation: u64,
+}
+
+impl Session {
+    fn appends(&self) -> MutexGuard<'_, Appends> {
+        // Nothing panics while it holds the lock.
+        self.appends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an append that is to be asked for, and hands out what ends with its task and the word that it was given up;
+    /// nothing if it has been already.
+    fn begin_append(self: &Arc<Self>, correlation: u64) -> Option<(AppendDone, oneshot::Receiver<()>)> {
+        let (tell, given_up) = oneshot::channel();
+        let mut appends = self.appends();
+        if appends.given_up.remove(&correlation) {
+            return None;
+        }
+        appends.asked.insert(correlation, tell);
+        Some((AppendDone { session: self.clone(), correlation }, given_up))
+    }
+
+    /// Nobody waits for an append any more.
+    fn give_up(&self, correlation: u64) {
+        let mut appends = self.appends();
+        match appends.asked.remove(&correlation) {
+            // Fails when it has just been answered.
+            Some(append) => drop(append.send(())),
+            None => {
+                appends.given_up.insert(correlation);
+                // Correlations rise, so this is the one that was answered rather than not read yet.
+                if appends.given_up.len() > GIVEN_UP_MAX {
+                    appends.given_up.pop_first();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for AppendDone {
+    fn drop(&mut self) {
+        self.session.appends().asked.remove(&self.correlation);
+    }
 }
 
 /// As whom a connection asks.
@@ -232,7 +299,7 @@ impl Caller {
 }
 
 /// What an answer gives back once it is written.
-type Owed = (Held, OwnedSemaphorePermit);
+type Owed = (Credit, OwnedSemaphorePermit);
 
 async fn accept(endpoint: Endpoint, config: ApiConfig, doors: Doors, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
@@ -273,12 +340,17 @@ async fn serve(incoming: Incoming, config: ApiConfig, doors: Doors, mut stopping
         }
     };
     tracing::debug!(%peer, caller = caller.name(), "client connected");
+    let questions_max = match caller {
+        Caller::Node => NODE_QUESTIONS_MAX,
+        Caller::Client | Caller::Admin => config.questions_max.max(1),
+    };
     let session = Arc::new(Session {
         backend,
         connection: connection.clone(),
         caller,
         in_flight: config.in_flight,
-        questions: Arc::new(Semaphore::new(config.questions_max.max(1))),
+        questions: Arc::new(Semaphore::new(questions_max)),
+        appends: Mutex::default(),
         answers: Budget::new(ANSWER_BYTES_MAX as u64),
         stopping: stopping.clone(),
     });
@@ -354,39 +426,70 @@ async fn read_questions(
     let mut stopping = session.stopping.clone();
     loop {
         while asked.try_join_next().is_some() {}
-        let question = session.questions.clone().acquire_owned().await;
-        let question = question.expect("questions are never closed");
         let envelope = tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return Ok(()),
             envelope = frames.envelope() => envelope?,
         };
         let Some(envelope) = envelope else { return Ok(()) };
-        let held = session.in_flight.enter(charge(&envelope)).await;
+        let is_append = envelope.kind == AppendV1::KIND;
+        let question = match envelope.kind {
+            // Needs no place among those that it may be about.
+            GiveUpV1::KIND => None,
+            _ => Some(session.questions.clone().acquire_owned().await.expect("questions are never closed")),
+        };
+        let reserved = session.answers.enter(reserve(session, &envelope)).await;
+        let credit = session.in_flight.enter(charge(&envelope)).await;
         let rest = timeout(FRAME_TIMEOUT, frames.rest(&envelope)).await;
         let (body, payload) = rest.unwrap_or(Err(StreamError::Torn))?;
+        let Some(question) = question else {
+            session.give_up(envelope.correlation);
+            continue;
+        };
+        let owed = (reserved, question);
         match admit(session, &envelope, body, payload) {
             Ok(asking) => {
-                let reserved = session.answers.enter(asking.answer_bytes_max()).await;
-                let (session, answers) = (session.clone(), answers.clone());
-                asked.spawn(async move {
-                    let result = ask_safely(&*session.backend, asking).await;
-                    drop(held);
-                    answer(&answers, envelope.correlation, result, (reserved, question)).await;
-                });
+                let (own, answers) = (session.clone(), answers.clone());
+                let asking = async move {
+                    let result = ask_safely(&*own.backend, asking, credit).await;
+                    answer(&answers, envelope.correlation, result, owed).await;
+                };
+                if !is_append {
+                    asked.spawn(asking);
+                } else if let Some((done, given_up)) = session.begin_append(envelope.correlation) {
+                    asked.spawn(async move {
+                        let _done = done;
+                        tokio::select! {
+                            biased;
+                            () = asking => {}
+                            Ok(()) = given_up => {}
+                        }
+                    });
+                }
             }
             Err(error) => {
-                let owed = (session.answers.enter(0).await, question);
+                drop(credit);
                 answer(answers, envelope.correlation, Err(error), owed).await;
             }
         }
     }
 }
 
+/// Bytes to keep free for the answer. A node's appends are more than fit, and their answers short.
+fn reserve(session: &Session, envelope: &Envelope) -> usize {
+    match (envelope.kind, session.caller) {
+        (GiveUpV1::KIND, _) | (AppendV1::KIND, Caller::Node) => 0,
+        (kind, _) => Question::answer_bytes_max(kind),
+    }
+}
+
 /// Bytes to count for a question. Small ones that are no appends are free (their number is bounded), so that a
 /// node whose appends all wait can still be read and asked how it is.
 fn charge(envelope: &Envelope) -> usize {
-    let bytes = envelope.rest_bytes();
-    if envelope.kind != AppendV1::KIND && bytes <= SMALL_QUESTION_BYTES { 0 } else { bytes }
+    match envelope.rest_bytes() {
+        bytes if envelope.kind == AppendV1::KIND => bytes + WAITING_APPEND_BYTES,
+        0..=SMALL_QUESTION_BYTES => 0,
+        bytes => bytes,
+    }
 }
 
 /// Reads a question and checks that this client may ask it.
@@ -413,9 +516,9 @@ fn admit(
 }
 
 /// Asks the backend; a panic there costs this one answer.
-async fn ask_safely(backend: &dyn Backend, question: Question) -> Result<Answer, Error> {
+async fn ask_safely(backend: &dyn Backend, question: Question, credit: Credit) -> Result<Answer, Error> {
     let name = question.name();
-    AssertUnwindSafe(ask(backend, question)).catch_unwind().await.unwrap_or_else(|_| {
+    AssertUnwindSafe(ask(backend, question, credit)).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(question = name, "the backend panicked");
         Err(Error::internal(format!(
             "{name}: the node failed at it, and the outcome is unknown; see the node's log"
@@ -423,11 +526,12 @@ async fn ask_safely(backend: &dyn Backend, question: Question) -> Result<Answer,
     })
 }
 
-async fn ask(backend: &dyn Backend, question: Question) -> Result<Answer, Error> {
+/// Asks the backend. The credit of an append goes with its bytes; that of others is given back with the answer.
+async fn ask(backend: &dyn Backend, question: Question, credit: Credit) -> Result<Answer, Error> {
     Ok(match question {
         Question::Create(create) => Answer::Created(backend.create(create).await?),
         Question::Place { log, create } => Answer::Created(backend.place(log, create).await?),
-        Question::Append(append) => Answer::Appended(Box::new(backend.append(append).await?)),
+        Question::Append(append) => Answer::Appended(Box::new(backend.append(append, credit).await?)),
         Question::Read { log, address } => Answer::Record(backend.read(log, address).await?),
         Question::Free { log, address } => {
             backend.free(log, address).await?;
@@ -438,8 +542,9 @@ async fn ask(backend: &dyn Backend, question: Question) -> Result<Answer, Error>
         Question::Scan { log, from, count } => {
             Answer::Entries(backend.scan(log, from, (count as usize).min(ENTRIES_PAGE)).await?)
         }
-        Question::Status { histograms } => Answer::Status(backend.status(histograms).await?),
+        Question::Status => Answer::Status(backend.status().await?),
         Question::Promote { dry_run } => Answer::Promoted(backend.promote(dry_run).await?),
+        Question::ListMissing { log, from } => Answer::Promoted(backend.list_missing(log, from).await?),
         Question::Digest { log, until } => Answer::Digest(backend.digest(log, until).await?),
         Question::ChangeCode(code) => Answer::CodeChanged(backend.change_code(code).await?),
     })

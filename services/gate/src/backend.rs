@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use parhelion_types::limits::{APPEND_BYTES_MAX, LOG_NAME_BYTES_MAX};
+use parhelion_credit::Credit;
+use parhelion_types::limits::LOG_NAME_BYTES_MAX;
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, SourceTime,
-    TraceContext,
+    AppendRequest, Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk,
+    SourceTime,
 };
 
 /// Longest name and parameters of a code together: far more than any code takes.
@@ -34,8 +35,10 @@ pub trait Backend: Send + Sync + 'static {
         );
         Box::pin(std::future::ready(Err(error)))
     }
-    /// Appends, and answers when the append is as safe as asked.
-    fn append(&self, request: AppendRequest) -> Later<'_, Appended>;
+    /// Appends, and answers when the append is as safe as asked. `credit` stands for the bytes of the request and for
+    /// [`WAITING_APPEND_BYTES`](parhelion_types::limits::WAITING_APPEND_BYTES): whoever has the bytes has it, and gives
+    /// back what they free.
+    fn append(&self, request: AppendRequest, credit: Credit) -> Later<'_, Appended>;
     /// Reads one append.
     fn read(&self, log: LogId, address: LogAddress) -> Later<'_, ReadRecord>;
     /// Marks an append for cleaning. Freeing what is freed already is no error: the client may be retrying.
@@ -46,10 +49,16 @@ pub trait Backend: Send + Sync + 'static {
     fn stat(&self, log: LogId) -> Later<'_, LogState>;
     /// At most `count` records of a log, from `from` on.
     fn scan(&self, log: LogId, from: LogAddress, count: usize) -> Later<'_, Stretch>;
-    /// The state of the node as a document, with histograms if asked.
-    fn status(&self, histograms: bool) -> Later<'_, serde_json::Value>;
-    /// Makes this mirror writable, or only says what would be missing.
+    /// The state of the node as a document.
+    fn status(&self) -> Later<'_, serde_json::Value>;
+    /// Makes this mirror writable, or only says what would be missing. Of a mirror that was made so already, says again
+    /// what was found.
     fn promote(&self, dry_run: bool) -> Later<'_, Promotion>;
+    /// What the promotion of this site found, with the missing appends from a place on; none when no more follow.
+    fn list_missing(&self, _log: LogId, _from: LogAddress) -> Later<'_, Promotion> {
+        let message = "list missing: this node was never promoted; ask a node of the promoted site";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::NotFound, message))))
+    }
     /// Digests the records of a log that start before `until`.
     fn digest(&self, log: LogId, until: LogAddress) -> Later<'_, LogDigest>;
     /// Changes the code of the live link and answers when symbols flow under the new one: its name, version and
@@ -78,27 +87,6 @@ pub struct CodeRequest {
     pub name: String,
     /// Its parameters, `name=value` separated by blanks; empty for its defaults.
     pub parameters: String,
-}
-
-/// Asks for an append.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AppendRequest {
-    /// The log.
-    pub log: LogId,
-    /// The bytes.
-    pub payload: Bytes,
-    /// When to acknowledge.
-    pub durability: Durability,
-    /// Largest acceptable prefix risk at the network level.
-    pub max_risk: Risk,
-    /// When the log's degrade policy applies.
-    pub deadline: Option<Duration>,
-    /// Makes a retry safe.
-    pub request: RequestId,
-    /// Whether the safety path is wanted in the acknowledgement.
-    pub explain: bool,
-    /// The client's trace.
-    pub trace: TraceContext,
 }
 
 /// The acknowledgement of an append.
@@ -232,7 +220,8 @@ pub struct Promotion {
     pub epoch: Epoch,
     /// Logs of this site.
     pub logs: u32,
-    /// Appends that were announced and cannot be shown here, oldest first; not all, if there are many.
+    /// Appends that were announced and cannot be shown here, in the order of their logs and addresses; not all, if there
+    /// are many.
     pub missing: Vec<Missing>,
     /// How many there are in all.
     pub missing_count: u64,
@@ -311,23 +300,6 @@ impl CodeRequest {
     }
 }
 
-impl AppendRequest {
-    /// Checks what needs no knowledge of the node.
-    ///
-    /// # Errors
-    /// `Invalid`: there are no bytes, or too many.
-    pub fn check(&self) -> Result<(), Error> {
-        let Self { log, payload, .. } = self;
-        if payload.is_empty() {
-            return Err(Error::invalid(format!("append to log {log}: it is empty; give at least one byte")));
-        }
-        if payload.len() > APPEND_BYTES_MAX {
-            return Err(append_too_long(*log, payload.len()));
-        }
-        Ok(())
-    }
-}
-
 impl EntryKind {
     /// The kind's number on the wire and on disk.
     #[must_use]
@@ -353,20 +325,12 @@ pub fn random_request() -> RequestId {
     RequestId(rand::random::<u128>().max(1))
 }
 
-/// The error for an append of `bytes`, which is more than any append may have.
-#[must_use]
-pub fn append_too_long(log: LogId, bytes: usize) -> Error {
-    Error::invalid(format!(
-        "append to log {log}: {bytes} bytes are over the limit of {APPEND_BYTES_MAX}; split it into several appends"
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_and_sizes_that_cannot_be_are_refused_with_a_remedy() {
+    fn names_that_cannot_be_are_refused_with_a_remedy() {
         let create = |name: &str| {
             CreateRequest { name: name.to_owned(), degrade: Degrade::Block, request: RequestId::NONE }.check()
         };
@@ -377,23 +341,5 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert!(error.message().contains("give"), "no remedy in {error}");
         }
-
-        let append = |bytes: usize| {
-            AppendRequest {
-                log: LogId(7),
-                payload: vec![0; bytes].into(),
-                durability: Durability::Local,
-                max_risk: Risk::CERTAIN,
-                deadline: None,
-                request: RequestId::NONE,
-                explain: false,
-                trace: TraceContext::default(),
-            }
-            .check()
-        };
-        assert_eq!(append(1), Ok(()));
-        assert_eq!(append(APPEND_BYTES_MAX), Ok(()));
-        assert!(append(0).unwrap_err().message().contains("log 7"));
-        assert!(append(APPEND_BYTES_MAX + 1).unwrap_err().message().contains("split it"));
     }
 }

@@ -12,7 +12,6 @@
 pub mod answer;
 mod api;
 pub mod backend;
-mod budget;
 pub mod pki;
 pub mod question;
 pub mod quic;
@@ -22,9 +21,10 @@ pub mod tls;
 pub use answer::Answer;
 pub use api::{Api, ApiConfig, ApiError};
 pub use backend::{
-    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Entry, EntryKind, LogDigest, LogState,
-    Missing, Promotion, ReadRecord, Stage, Stretch,
+    Appended, Backend, CodeRequest, CreateRequest, Entry, EntryKind, LogDigest, LogState, Missing, Promotion,
+    ReadRecord, Stage, Stretch,
 };
-pub use budget::{Budget, Held};
+pub use parhelion_credit::{Budget, Credit};
+pub use parhelion_types::AppendRequest;
 pub use question::Question;
 pub use tls::{Identity, TlsError};

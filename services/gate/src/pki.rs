@@ -18,7 +18,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
-use crate::tls::{AUTHORITY_FILE, ROLE_URI, SERVER_NAME, SITE_URI};
+use crate::tls::{AUTHORITY_FILE, ROLE_URI, SERVER_NAME, SITE_URI, is_host_name};
 
 /// What [`init`] makes.
 #[derive(Clone, Debug)]
@@ -64,6 +64,14 @@ pub enum PkiError {
         /// Why.
         source: io::Error,
     },
+    /// A subject for which no certificate is issued.
+    #[error("certificate {name:?}: {reason}")]
+    Subject {
+        /// Which.
+        name: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
     /// A certificate that cannot be made or read.
     #[error("certificate {name}: {reason}; {remedy}")]
     Certificate {
@@ -77,7 +85,10 @@ pub enum PkiError {
 }
 
 const AUTHORITY_KEY_FILE: &str = "ca.key";
-const DAY: Duration = Duration::from_secs(86_400);
+/// How long a certificate is good for unless one says otherwise: 825 days, the longest that common TLS clients take.
+pub const VALIDITY: Duration = Duration::from_secs(825 * 86_400);
+/// Longest name of a certificate, well within what file systems take.
+const NAME_BYTES_MAX: usize = 64;
 /// The authority outlives what it signs by far; replacing it means replacing every certificate.
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Sites' clocks may differ: a certificate made here is good there at once.
@@ -87,12 +98,12 @@ const KEY_MODE: u32 = 0o600;
 const CERTIFICATE_MODE: u32 = 0o644;
 
 impl Default for InitOptions {
-    /// Two sites on this machine, and certificates for two years.
+    /// Two sites on this machine, and certificates for [`VALIDITY`].
     fn default() -> Self {
         Self {
             sites: vec![SiteId(1), SiteId(2)],
             names: vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
-            validity: 730 * DAY,
+            validity: VALIDITY,
         }
     }
 }
@@ -116,6 +127,27 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<Vec<PathBuf>, Pki
     Ok(files)
 }
 
+/// Issues one more certificate by the authority in `directory`: for a node, a client or an admin. Answers with the files of
+/// certificate and key.
+///
+/// # Errors
+/// The subject is none that a node would admit, the directory has no authority or a file of that name, or a file cannot be
+/// written.
+pub fn issue(directory: &Path, subject: &Subject, validity: Duration) -> Result<[PathBuf; 2], PkiError> {
+    subject.check()?;
+    let authority = Authority::load(directory)?;
+    let files = subject.files(directory);
+    if let Some(existing) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
+        return Err(PkiError::Exists(existing.clone()));
+    }
+    let mut subject = subject.clone();
+    if subject.is_node() {
+        subject.names.insert(0, SERVER_NAME.to_owned());
+    }
+    authority.issue(&subject, validity)?;
+    Ok(files)
+}
+
 fn subjects(options: &InitOptions) -> Vec<Subject> {
     let mut subjects: Vec<_> =
         options.sites.iter().map(|site| Subject::node(*site, &options.names)).collect();
@@ -134,6 +166,42 @@ impl Subject {
             roles: vec![Role::Storage, Role::Metadata, Role::Link],
             site: Some(site),
             names: [SERVER_NAME.to_owned()].into_iter().chain(names.iter().cloned()).collect(),
+        }
+    }
+
+    /// Whether its name is one of a file, and its roles, site and names fit each other.
+    fn check(&self) -> Result<(), PkiError> {
+        let Self { name, roles, site, names } = self;
+        let wrong = |reason: &str| Err(PkiError::Subject { name: name.clone(), reason: reason.to_owned() });
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !is_plain || name.starts_with(['.', '-']) {
+            return wrong(
+                "give a name of at most 64 letters, digits, '-', '_' and '.', which begins with neither '-' nor '.'",
+            );
+        }
+        if name == "ca" {
+            return wrong("this is the name of the authority; give another one");
+        }
+        let nodes = roles.iter().filter(|role| role.is_node()).count();
+        match site {
+            _ if roles.is_empty() => {
+                return wrong("it has no role; give a node its site, or the role client or admin");
+            }
+            _ if nodes > 0 && nodes < roles.len() => {
+                return wrong("it has roles of a node and others; issue two certificates");
+            }
+            None if nodes > 0 => return wrong("it has roles of a node; say of which site, with --site"),
+            Some(_) if nodes == 0 => return wrong("a client or admin belongs to no site; leave --site away"),
+            None if !names.is_empty() => {
+                return wrong("only a node has names of hosts; leave --name away, or give its --site");
+            }
+            _ => {}
+        }
+        match names.iter().find(|name| !is_host_name(name)) {
+            Some(bad) => wrong(&format!(
+                "{bad:?} is neither a DNS name nor an IP address; give one such as db-2.example.com"
+            )),
+            None => Ok(()),
         }
     }
 
@@ -179,7 +247,11 @@ impl Authority {
         const REMEDY: &str = "give the directory that `parhelion pki init` made";
         let read = |name: &str| {
             let path = directory.join(name);
-            fs::read_to_string(&path).map_err(|source| PkiError::File { path, source })
+            fs::read_to_string(&path).map_err(|error| PkiError::Certificate {
+                name: path.display().to_string(),
+                reason: error.to_string(),
+                remedy: REMEDY,
+            })
         };
         let key = KeyPair::from_pem(&read(AUTHORITY_KEY_FILE)?)
             .map_err(|error| certificate_error(AUTHORITY_KEY_FILE, error, REMEDY))?;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parhelion_types::limits::{APPEND_BYTES_MAX, MESSAGE_BYTES_MAX};
 use parhelion_types::{
-    Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, TraceContext,
+    AppendRequest, Degrade, Durability, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, TraceContext,
 };
 use parhelion_wire::client::{
-    AppendV1, ChangeCodeV1, CreateV1, DigestLogV1, FreeV1, ListV1, PlaceV1, PromoteV1, ReadV1, ScanV1,
-    StatV1, StatusV1,
+    AppendV1, ChangeCodeV1, CreateV1, DigestLogV1, FreeV1, ListMissingV1, ListV1, PlaceV1, PromoteV1, ReadV1,
+    ScanV1, StatV1, StatusV1,
 };
 use parhelion_wire::{Checked, Envelope, Message, WireError, frame};
 use rkyv::Portable;
@@ -17,7 +17,7 @@ use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::BoxedError;
 
-use crate::backend::{AppendRequest, CodeRequest, CreateRequest};
+use crate::backend::{CodeRequest, CreateRequest};
 
 /// One question of a client.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,9 +40,11 @@ pub enum Question {
     /// Walks the records of a log.
     Scan { log: LogId, from: LogAddress, count: u32 },
     /// Shows the node.
-    Status { histograms: bool },
+    Status,
     /// Makes this mirror writable.
     Promote { dry_run: bool },
+    /// Lists what the promotion of this site found, from a place on.
+    ListMissing { log: LogId, from: LogAddress },
     /// Digests a log.
     Digest { log: LogId, until: LogAddress },
     /// Changes the code of the live link.
@@ -62,8 +64,9 @@ impl Question {
             Self::List { .. } => "list",
             Self::Stat { .. } => "stat",
             Self::Scan { .. } => "scan",
-            Self::Status { .. } => "status",
+            Self::Status => "status",
             Self::Promote { .. } => "promote",
+            Self::ListMissing { .. } => "list missing",
             Self::Digest { .. } => "digest",
             Self::ChangeCode(_) => "change code",
         }
@@ -73,7 +76,9 @@ impl Question {
     #[must_use]
     pub fn needs_admin(&self) -> bool {
         match self {
-            Self::Promote { .. } | Self::Digest { .. } | Self::ChangeCode(_) => true,
+            Self::Promote { .. } | Self::ListMissing { .. } | Self::Digest { .. } | Self::ChangeCode(_) => {
+                true
+            }
             // A new question is decided on here, not by leaving it out.
             Self::Create(_)
             | Self::Place { .. }
@@ -83,7 +88,7 @@ impl Question {
             | Self::List { .. }
             | Self::Stat { .. }
             | Self::Scan { .. }
-            | Self::Status { .. } => false,
+            | Self::Status => false,
         }
     }
 
@@ -105,22 +110,17 @@ impl Question {
         }
     }
 
-    /// Bound on the bytes of the answer: what to reserve before asking.
+    /// Bound on the bytes of the answer to a message of that kind: what to reserve before the rest of it is read.
     #[must_use]
-    pub fn answer_bytes_max(&self) -> usize {
+    pub fn answer_bytes_max(kind: u16) -> usize {
         const SMALL: usize = 64 << 10;
-        match self {
-            Self::Read { .. } => APPEND_BYTES_MAX + SMALL,
-            Self::List { .. } | Self::Scan { .. } | Self::Status { .. } | Self::Promote { .. } => {
+        match kind {
+            ReadV1::KIND => APPEND_BYTES_MAX + SMALL,
+            ListV1::KIND | ScanV1::KIND | StatusV1::KIND | PromoteV1::KIND | ListMissingV1::KIND => {
                 MESSAGE_BYTES_MAX
             }
-            Self::Create(_)
-            | Self::Place { .. }
-            | Self::Append(_)
-            | Self::Free { .. }
-            | Self::Stat { .. }
-            | Self::Digest { .. }
-            | Self::ChangeCode(_) => SMALL,
+            // All others, and failures.
+            _ => SMALL,
         }
     }
 
@@ -162,8 +162,13 @@ impl Question {
                 &none,
                 correlation,
             ),
-            Self::Status { histograms } => frame(&StatusV1 { histograms: *histograms }, &none, correlation),
+            Self::Status => frame(&StatusV1 {}, &none, correlation),
             Self::Promote { dry_run } => frame(&PromoteV1 { dry_run: *dry_run }, &none, correlation),
+            Self::ListMissing { log, from } => frame(
+                &ListMissingV1 { log: log.0, segment: from.segment.0, offset: from.offset },
+                &none,
+                correlation,
+            ),
             Self::Digest { log, until } => frame(
                 &DigestLogV1 { log: log.0, segment: until.segment.0, offset: until.offset },
                 &none,
@@ -238,10 +243,17 @@ impl Question {
                 Self::Scan { log: LogId(message.log.to_native()), from, count }
             }
             StatusV1::KIND => {
-                Self::Status { histograms: read::<StatusV1>("status", envelope, body)?.get().histograms }
+                read::<StatusV1>("status", envelope, body)?;
+                Self::Status
             }
             PromoteV1::KIND => {
                 Self::Promote { dry_run: read::<PromoteV1>("promote", envelope, body)?.get().dry_run }
+            }
+            ListMissingV1::KIND => {
+                let message = read::<ListMissingV1>("list missing", envelope, body)?;
+                let message = message.get();
+                let from = LogAddress::new(message.segment.to_native(), message.offset.to_native());
+                Self::ListMissing { log: LogId(message.log.to_native()), from }
             }
             DigestLogV1::KIND => {
                 let message = read::<DigestLogV1>("digest", envelope, body)?;
@@ -381,8 +393,9 @@ mod tests {
             Question::List { from: log },
             Question::Stat { log },
             Question::Scan { log, from: at, count: 9 },
-            Question::Status { histograms: true },
+            Question::Status,
             Question::Promote { dry_run: true },
+            Question::ListMissing { log: LogId(8), from: LogAddress::new(9, 10) },
             Question::Digest { log, until: at },
             Question::ChangeCode(CodeRequest {
                 name: "reed-solomon".to_owned(),

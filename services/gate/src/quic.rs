@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use quinn::EndpointConfig;
 use quinn::crypto::{CryptoError, HmacKey};
-use quinn::{
-    Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
-};
+use quinn::{Endpoint, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -83,7 +82,11 @@ pub fn endpoint(
     Endpoint::new(endpoint_config(secret)?, server, socket.into(), Arc::new(TokioRuntime))
 }
 
-fn endpoint_config(secret: Option<&[u8]>) -> io::Result<EndpointConfig> {
+/// The connection ids and reset tokens of an endpoint, as [`endpoint`] has them.
+///
+/// # Errors
+/// None that a caller could cause.
+pub fn endpoint_config(secret: Option<&[u8]>) -> io::Result<EndpointConfig> {
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX).map_err(io::Error::other)?;
     if let Some(secret) = secret {

@@ -6,16 +6,20 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parhelion_types::{Role, SiteId};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::Resumption;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 /// The name that every node's certificate carries, beside its own. Clients ask for this one, so that a node
@@ -56,7 +60,7 @@ pub enum TlsError {
         remedy: &'static str,
     },
     /// A certificate, key and authority that do not fit each other or the protocol.
-    #[error("{}: {reason}; make a new certificate with `parhelion pki init` in an empty directory", path.display())]
+    #[error("{}: {reason}; issue another with `parhelion pki issue`, or make all anew with `parhelion pki init`", path.display())]
     Unusable {
         /// The certificate.
         path: PathBuf,
@@ -65,9 +69,22 @@ pub enum TlsError {
     },
 }
 
+/// What a certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// What it may be used for.
+    pub roles: BTreeSet<Role>,
+    /// The site that it is a node of; none for clients and admins.
+    pub site: Option<SiteId>,
+    /// DNS names and IP addresses of its owner.
+    pub names: Vec<String>,
+    /// Until when it is good.
+    pub not_after: SystemTime,
+}
+
 /// Makes missing files known to be makeable.
-const REMEDY_MISSING: &str =
-    "make one with `parhelion pki init DIRECTORY`, or give the directory that has it";
+const REMEDY_MISSING: &str = "make all with `parhelion pki init DIRECTORY`, one more with `parhelion pki issue`, or \
+                              give the directory that has it";
 const REMEDY_CONTENT: &str = "give the PEM file that `parhelion pki init` wrote";
 
 impl Identity {
@@ -104,6 +121,103 @@ impl Identity {
     #[must_use]
     pub fn roles(&self) -> BTreeSet<Role> {
         self.chain.first().map(peer_roles).unwrap_or_default()
+    }
+
+    /// What this certificate says.
+    ///
+    /// # Errors
+    /// It is no X.509 certificate.
+    pub fn description(&self) -> Result<Description, TlsError> {
+        let leaf = self.leaf()?;
+        let wrong = |reason| TlsError::File { path: self.source.clone(), reason, remedy: REMEDY_CONTENT };
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
+            .map_err(|error| wrong(format!("no X.509 certificate: {error}")))?;
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        Ok(Description {
+            roles: peer_roles(leaf),
+            site: uris(leaf, SITE_URI).iter().find_map(|site| site.parse().ok()),
+            names: names(&parsed),
+            not_after: UNIX_EPOCH + Duration::from_secs(seconds),
+        })
+    }
+
+    /// Whether it lets its owner be a node of `site` with all of `roles`.
+    ///
+    /// # Errors
+    /// It was issued for another site, or without one of the roles.
+    pub fn check_node(&self, site: SiteId, roles: &BTreeSet<Role>) -> Result<(), TlsError> {
+        const REMEDY: &str = "issue one that fits with `parhelion pki issue`, give its name as tls.certificate, or change \
+                              node.site or node.roles";
+        let wrong = |reason| TlsError::File { path: self.source.clone(), reason, remedy: REMEDY };
+        let has = self.description()?;
+        if has.site != Some(site) {
+            let other = has.site.map_or_else(|| "no site".to_owned(), |site| format!("site {site}"));
+            return Err(wrong(format!(
+                "it was issued for a node of {other}, and this is one of site {site}"
+            )));
+        }
+        let lacking: BTreeSet<Role> = roles.difference(&has.roles).copied().collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let (has, lacking) = (list(&has.roles, ", "), list(&lacking, ", "));
+        Err(wrong(format!("it was issued for the roles {has}, and node.roles has {lacking} too")))
+    }
+
+    /// Whether peers of the same authority accept it at `now`, at both ends of a connection.
+    ///
+    /// # Errors
+    /// It has expired or is not good yet, another authority issued it, or it is no node's.
+    pub fn check_trusted(&self, now: SystemTime) -> Result<(), TlsError> {
+        let leaf = self.leaf()?;
+        let between = self.chain.get(1..).unwrap_or_default();
+        let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let name = ServerName::try_from(SERVER_NAME).map_err(|error| self.unusable(error))?;
+        let nodes = WebPkiServerVerifier::builder_with_provider(self.authority.clone(), provider())
+            .build()
+            .map_err(|error| self.unusable(error))?;
+        let clients = WebPkiClientVerifier::builder_with_provider(self.authority.clone(), provider())
+            .build()
+            .map_err(|error| self.unusable(error))?;
+        nodes.verify_server_cert(leaf, between, &name, &[], time).map_err(|error| self.untrusted(&error))?;
+        clients.verify_client_cert(leaf, between, time).map_err(|error| self.untrusted(&error))?;
+        Ok(())
+    }
+
+    /// In words why peers would refuse it.
+    fn untrusted(&self, error: &rustls::Error) -> TlsError {
+        const REMEDY_TIME: &str =
+            "issue another with `parhelion pki issue`, and check the clock of this machine";
+        const REMEDY_AUTHORITY: &str =
+            "take ca.pem and the certificate from the same `parhelion pki` directory";
+        const REMEDY_NODE: &str = "issue one for a node with `parhelion pki issue --site`";
+        use CertificateError as Error;
+        let rustls::Error::InvalidCertificate(reason) = error else { return self.unusable(error) };
+        let validity = self.leaf().ok().and_then(|leaf| {
+            let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+            Some((parsed.validity().not_before.to_string(), parsed.validity().not_after.to_string()))
+        });
+        let (since, until) = validity.unwrap_or_default();
+        let (reason, remedy) = match reason {
+            Error::Expired | Error::ExpiredContext { .. } => (format!("it expired on {until}"), REMEDY_TIME),
+            Error::NotValidYet | Error::NotValidYetContext { .. } => {
+                (format!("it is good from {since} on, and not yet"), REMEDY_TIME)
+            }
+            Error::UnknownIssuer | Error::BadSignature => {
+                (format!("the authority in {AUTHORITY_FILE} did not issue it"), REMEDY_AUTHORITY)
+            }
+            Error::InvalidPurpose
+            | Error::InvalidPurposeContext { .. }
+            | Error::NotValidForName
+            | Error::NotValidForNameContext { .. } => ("it is no node's".to_owned(), REMEDY_NODE),
+            _ => return self.unusable(error),
+        };
+        TlsError::File { path: self.source.clone(), reason, remedy }
+    }
+
+    /// The owner's certificate, before those of authorities in between.
+    fn leaf(&self) -> Result<&CertificateDer<'static>, TlsError> {
+        self.chain.first().ok_or_else(|| self.unusable("no certificate in it"))
     }
 
     /// Bytes that only this node has and that survive a restart.
@@ -197,9 +311,52 @@ pub fn require_site(certificate: &CertificateDer<'_>, site: SiteId) -> Result<()
     }
     let has = if sites.is_empty() { "no site".to_owned() } else { format!("site {}", sites.join(", ")) };
     Err(format!(
-        "the certificate was issued for a node of {has}, and this takes a node of site {site}; use the certificate \
-         node-{site} that `parhelion pki init` made"
+        "the certificate was issued for a node of {has}, and this takes a node of site {site}; use one of site {site}, \
+         such as node-{site} that `parhelion pki init` made"
     ))
+}
+
+/// Whether `text` may stand in a certificate as the name of a host: a DNS name or an IP address.
+#[must_use]
+pub fn is_host_name(text: &str) -> bool {
+    ServerName::try_from(text).is_ok()
+}
+
+/// Whether a certificate carries at least one of the names `wanted`, which are DNS names or IP addresses; in words why
+/// not. No names admit every certificate.
+///
+/// # Errors
+/// The names of the certificate, those that it takes, and what to do.
+pub fn require_name(certificate: &CertificateDer<'_>, wanted: &[String]) -> Result<(), String> {
+    let carries = |name: &String| {
+        let parsed = ParsedCertificate::try_from(certificate).ok()?;
+        verify_server_name(&parsed, &ServerName::try_from(name.as_str()).ok()?).ok()
+    };
+    if wanted.is_empty() || wanted.iter().any(|name| carries(name).is_some()) {
+        return Ok(());
+    }
+    let has = x509_parser::parse_x509_certificate(certificate).map(|(_, parsed)| names(&parsed));
+    let has = has.unwrap_or_default();
+    let has = if has.is_empty() { "no name".to_owned() } else { format!("the names {}", has.join(", ")) };
+    Err(format!(
+        "the certificate was issued for {has}, and this takes {}; issue one with that name, or change link.peer_names",
+        wanted.join(" or ")
+    ))
+}
+
+/// DNS names and IP addresses of a certificate, but the one that every node's carries.
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let names = alternatives.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) if *name != SERVER_NAME => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
+            .map(IpAddr::from)
+            .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
+            .ok()
+            .map(|address| address.to_string()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// What follows `prefix` in the URIs of a certificate's alternative names.
@@ -222,14 +379,16 @@ pub fn require_role(certificate: &CertificateDer<'_>, wanted: &[Role]) -> Result
     if wanted.iter().any(|role| roles.contains(role)) {
         return Ok(roles);
     }
-    let list =
-        |roles: &mut dyn Iterator<Item = &Role>| roles.map(|role| role.name()).collect::<Vec<_>>().join(", ");
     let has =
-        if roles.is_empty() { "no role".to_owned() } else { format!("the role {}", list(&mut roles.iter())) };
-    let takes = list(&mut wanted.iter()).replace(", ", " or ");
+        if roles.is_empty() { "no role".to_owned() } else { format!("the role {}", list(&roles, ", ")) };
+    let takes = list(wanted, " or ");
     Err(format!(
         "the certificate was issued for {has}, and this takes {takes}; use one that was issued for it"
     ))
+}
+
+fn list<'a>(roles: impl IntoIterator<Item = &'a Role>, between: &str) -> String {
+    roles.into_iter().map(|role| role.name()).collect::<Vec<_>>().join(between)
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

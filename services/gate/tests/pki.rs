@@ -7,11 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
-use parhelion_gate::pki::{self, Authority, InitOptions, PkiError, Subject};
+use parhelion_gate::pki::{self, Authority, InitOptions, PkiError, Subject, VALIDITY};
 use parhelion_gate::tls::{self, Identity, LINK_PROTOCOL, SERVER_NAME};
-use parhelion_types::Role;
+use parhelion_types::{Role, SiteId};
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 fn made() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -79,6 +82,113 @@ fn files_that_cannot_be_used_are_named() {
     );
     let error = swapped.unwrap().server_config(&[]).unwrap_err().to_string();
     assert!(error.contains("node-1.pem"), "{error}");
+}
+
+fn subject(name: &str, roles: &[Role], site: Option<u16>, names: &[&str]) -> Subject {
+    Subject {
+        name: name.to_owned(),
+        roles: roles.to_vec(),
+        site: site.map(SiteId),
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+    }
+}
+
+#[test]
+fn an_issued_certificate_says_what_was_asked() {
+    let directory = made();
+    let node = subject(
+        "db-2",
+        &[Role::Storage, Role::Link],
+        Some(1),
+        &["db-2.example.com", "192.0.2.2", "2001:db8::2"],
+    );
+    let files = pki::issue(directory.path(), &node, VALIDITY).unwrap();
+    assert_eq!(files, [directory.path().join("db-2.pem"), directory.path().join("db-2.key")]);
+    assert_eq!(files[1].metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let identity = Identity::load_from(directory.path(), "db-2").unwrap();
+    let says = identity.description().unwrap();
+    assert_eq!(says.roles, BTreeSet::from([Role::Storage, Role::Link]));
+    assert_eq!((says.site, says.names), (Some(SiteId(1)), node.names.clone()));
+    let left = says.not_after.duration_since(SystemTime::now()).unwrap();
+    assert!(left <= VALIDITY && left > VALIDITY - Duration::from_secs(60), "{left:?}");
+    // The name that tools and nodes ask for is in it too.
+    connect(directory.path(), "db-2", directory.path(), "client", SERVER_NAME).unwrap();
+    connect(directory.path(), "db-2", directory.path(), "client", "db-2.example.com").unwrap();
+    assert!(connect(directory.path(), "db-2", directory.path(), "client", "localhost").is_err());
+    assert!(matches!(pki::issue(directory.path(), &node, VALIDITY), Err(PkiError::Exists(_))));
+}
+
+#[test]
+fn a_key_alone_is_not_overwritten_either() {
+    let directory = made();
+    std::fs::write(directory.path().join("bob.key"), "precious").unwrap();
+    let bob = subject("bob", &[Role::Client], None, &[]);
+    assert!(matches!(pki::issue(directory.path(), &bob, VALIDITY), Err(PkiError::Exists(_))));
+    assert_eq!(std::fs::read(directory.path().join("bob.key")).unwrap(), b"precious");
+    assert!(!directory.path().join("bob.pem").exists());
+}
+
+#[test]
+fn a_node_needs_a_certificate_of_its_site_and_roles() {
+    let directory = made();
+    let keeper = subject("keeper", &[Role::Storage], Some(1), &[]);
+    pki::issue(directory.path(), &keeper, VALIDITY).unwrap();
+    let check = |name, site, roles: &[Role]| {
+        let identity = Identity::load_from(directory.path(), name).unwrap();
+        identity.check_node(SiteId(site), &roles.iter().copied().collect()).map_err(|error| error.to_string())
+    };
+    check("keeper", 1, &[Role::Storage]).unwrap();
+    check("node-1", 1, &[Role::Storage, Role::Metadata, Role::Link]).unwrap();
+    for (name, site, roles, words) in [
+        ("keeper", 1, &[Role::Storage, Role::Link][..], ["keeper.pem", "the roles storage,", "has link too"]),
+        ("keeper", 2, &[Role::Storage], ["keeper.pem", "a node of site 1", "one of site 2"]),
+        ("client", 1, &[Role::Storage], ["client.pem", "a node of no site", "one of site 1"]),
+    ] {
+        let error = check(name, site, roles).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)) && error.contains("pki issue"), "{error}");
+    }
+}
+
+#[test]
+fn what_peers_would_refuse_is_found_before_they_do() {
+    let (ours, theirs) = (made(), made());
+    let load = |name| Identity::load_from(ours.path(), name).unwrap();
+    let now = SystemTime::now();
+    load("node-1").check_trusted(now).unwrap();
+    let refused = |identity: &Identity, at, words: [&str; 2]| {
+        let error = identity.check_trusted(at).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "no {words:?} in {error}");
+    };
+    refused(
+        &load("node-1"),
+        now + VALIDITY + Duration::from_secs(60),
+        ["node-1.pem: it expired on", "pki issue"],
+    );
+    refused(&load("node-1"), now - Duration::from_secs(2 * 86_400), ["and not yet", "clock"]);
+    refused(&load("client"), now, ["client.pem: it is no node's", "--site"]);
+    let file = |name| theirs.path().join(name);
+    let stranger =
+        Identity::load(&ours.path().join("ca.pem"), &file("node-1.pem"), &file("node-1.key")).unwrap();
+    refused(&stranger, now, ["did not issue it", "same"]);
+}
+
+#[test]
+fn a_peer_is_known_by_any_of_its_names() {
+    let directory = made();
+    let node = subject("west", &[Role::Link], Some(2), &["west.example.com", "192.0.2.7"]);
+    pki::issue(directory.path(), &node, VALIDITY).unwrap();
+    let pem = std::fs::read(directory.path().join("west.pem")).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
+    let require = |names: &[&str]| {
+        tls::require_name(&certificate, &names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+    };
+    require(&[]).unwrap();
+    require(&["east.example.com", "WEST.example.com"]).unwrap();
+    require(&["192.0.2.7"]).unwrap();
+    for wrong in ["example.com", "a.west.example.com", "192.0.2.8", "::1", ""] {
+        let reason = require(&[wrong]).unwrap_err();
+        assert!(reason.contains("for the names west.example.com, 192.0.2.7, and this takes"), "{reason}");
+    }
 }
 
 /// TLS over TCP, as the link's TCP transport uses it: says hello one way, and the client's roles the other.

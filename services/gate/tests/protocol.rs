@@ -4,6 +4,7 @@ mod memory;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +16,10 @@ use parhelion_gate::tls::{CLIENT_PROTOCOL, SERVER_NAME};
 use parhelion_gate::{
     Answer, Api, ApiConfig, AppendRequest, Backend, Budget, CreateRequest, Identity, Question,
 };
-use parhelion_types::limits::APPEND_BYTES_MAX;
+use parhelion_types::limits::{APPEND_BYTES_MAX, WAITING_APPEND_BYTES};
 use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogId, RequestId, Risk, SiteId, TraceContext};
-use parhelion_wire::PAYLOAD_BYTES_MAX;
+use parhelion_wire::client::GiveUpV1;
+use parhelion_wire::{PAYLOAD_BYTES_MAX, frame};
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream};
 
 struct Site {
@@ -126,7 +128,7 @@ async fn bytes_in_flight_stop_the_reading() {
     assert!(site.site.appends(LogId(1)) < 4, "{} appends were let in", site.site.appends(LogId(1)));
     // Another client can still read, and ask how the node is.
     let mut other = connect(&site, "client").await.unwrap();
-    other.ask(&Question::Status { histograms: false }, 1).await;
+    other.ask(&Question::Status, 1).await;
     other.answer().await.1.unwrap();
     site.site.set_mirror(true);
     for _ in 0..8 {
@@ -134,6 +136,97 @@ async fn bytes_in_flight_stop_the_reading() {
     }
     assert_eq!(site.site.appends(LogId(1)), 8);
     assert_eq!(site.in_flight.held_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_at_its_own_bound_holds_nothing_that_others_need() {
+    const LARGE: usize = 3 << 20;
+    let site = start_with(|config| {
+        config.in_flight = Budget::new(8 << 20);
+        config.questions_max = 2000;
+    });
+    let mut client = connect(&site, "client").await.unwrap();
+    client.ask(&create("orders"), 1).await;
+    client.answer().await.1.unwrap();
+    site.site.set_mirror(false);
+    // 64 KiB are kept free for each of these answers, so they take all 64 MiB that the connection may have.
+    let mut full = connect(&site, "client").await.unwrap();
+    let count = (64 << 20) / (64 << 10);
+    for correlation in 0..count as u64 {
+        full.ask(&append(Bytes::from_static(b"x"), Durability::Remote), correlation).await;
+    }
+    while site.site.appends(LogId(1)) < count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let before = site.in_flight.held_bytes();
+    full.ask(&append(vec![7; LARGE].into(), Durability::Local), 5000).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(site.in_flight.held_bytes(), before);
+    client.ask(&append(vec![7; LARGE].into(), Durability::Local), 2).await;
+    let answer = tokio::time::timeout(Duration::from_secs(5), client.answer()).await;
+    answer.expect("another client is served").1.unwrap();
+    site.site.set_mirror(true);
+    for _ in 0..=count {
+        full.answer().await.1.unwrap();
+    }
+    assert_eq!(site.in_flight.held_bytes(), 0);
+}
+
+/// Says that nobody waits any more for these appends.
+async fn give_up(send: &mut SendStream, correlations: impl IntoIterator<Item = u64>) {
+    for correlation in correlations {
+        send.write_all(&frame(&GiveUpV1 {}, &[], correlation).unwrap()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_given_up_holds_nothing() {
+    const QUESTIONS: u64 = 8;
+    let site = start_with(|config| config.questions_max = QUESTIONS as usize);
+    let mut client = connect(&site, "client").await.unwrap();
+    client.ask(&create("orders"), 1).await;
+    client.answer().await.1.unwrap();
+    site.site.set_mirror(false);
+    // Half of them are behind the limit, and are not read yet when they are given up.
+    for correlation in 10..10 + 2 * QUESTIONS {
+        client.ask(&append(vec![7; 1000].into(), Durability::Remote), correlation).await;
+    }
+    while site.site.appends(LogId(1)) < QUESTIONS as usize {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    client.ask(&append(Bytes::from_static(b"local"), Durability::Local), 99).await;
+    let (mut aside, _answers) = client.connection.open_bi().await.unwrap();
+    // What is waited for is not ended with the others, and what was answered long ago hurts nobody.
+    give_up(&mut aside, (11..10 + 2 * QUESTIONS).rev().chain([1, 1])).await;
+    assert_eq!(client.answer().await.0, 99);
+    assert!(site.in_flight.held_bytes() < 2 * (1000 + WAITING_APPEND_BYTES), "one append waits");
+    site.site.set_mirror(true);
+    assert_eq!(client.answer().await.0, 10);
+    assert_eq!(site.site.asked.load(Ordering::SeqCst), QUESTIONS as usize + 1, "nobody asked for the others");
+    assert_eq!(site.in_flight.held_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_node_may_have_more_questions_than_a_client() {
+    let pki = tempfile::tempdir().unwrap();
+    pki::init(pki.path(), &InitOptions::default()).unwrap();
+    let inner = MemorySite::new();
+    let config = ApiConfig { questions_max: 4, ..ApiConfig::new("127.0.0.1:0".parse().unwrap()) };
+    let in_flight = config.in_flight.clone();
+    let identity = Identity::load_from(pki.path(), "node-1").unwrap();
+    let api = Api::start_in_site(config, &identity, MemorySite::new(), SiteId(1), inner.clone()).unwrap();
+    let site = Site { site: inner, pki, in_flight, api };
+    let mut node = connect(&site, "node-1").await.unwrap();
+    node.ask(&create("orders"), 1).await;
+    node.answer().await.1.unwrap();
+    site.site.set_mirror(false);
+    // More than the reserve for answers would let through as well.
+    for correlation in 10..1510 {
+        node.ask(&append(Bytes::from_static(b"x"), Durability::Remote), correlation).await;
+    }
+    node.ask(&append(Bytes::from_static(b"x"), Durability::Local), 2).await;
+    assert_eq!(node.answer().await.0, 2);
+    assert_eq!(site.site.appends(LogId(1)), 1501);
 }
 
 #[tokio::test]
@@ -149,7 +242,7 @@ async fn garbage_ends_the_connection_with_a_reason_and_nothing_else() {
         assert!(String::from_utf8_lossy(&close.reason).contains("not a Parhelion frame"), "{close}");
     }
     let mut client = connect(&site, "client").await.unwrap();
-    client.ask(&Question::Status { histograms: false }, 1).await;
+    client.ask(&Question::Status, 1).await;
     client.answer().await.1.unwrap();
 }
 

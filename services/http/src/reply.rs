@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use parhelion_gate::Held;
+use parhelion_gate::Credit;
 use parhelion_types::Error;
 use tokio::time::{Instant, sleep_until};
 
@@ -15,10 +15,10 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// The bytes in pieces that share them, and with them what they are charged to. A reader that is too slow loses
 /// both: nothing asks the stream on when the connection does not drain, so a timer looks after it.
-pub(crate) fn pieces(bytes: Bytes, held: Held, pace: Pace) -> impl Stream<Item = Result<Bytes, Error>> {
+pub(crate) fn pieces(bytes: Bytes, credit: Credit, pace: Pace) -> impl Stream<Item = Result<Bytes, Error>> {
     let start = Instant::now();
     let total = bytes.len();
-    let rest = Arc::new(Mutex::new(Some((bytes, held))));
+    let rest = Arc::new(Mutex::new(Some((bytes, credit))));
     let watched = Arc::downgrade(&rest);
     if total > PIECE_BYTES {
         actix_web::rt::spawn(async move {
@@ -70,8 +70,8 @@ mod tests {
     async fn pieces_are_the_whole() {
         let budget = Budget::new(1 << 20);
         let bytes = Bytes::from((0..3 * PIECE_BYTES + 5).map(|n| (n % 253) as u8).collect::<Vec<_>>());
-        let held = budget.enter(bytes.len()).await;
-        let all: Vec<_> = pieces(bytes.clone(), held, Pace::default()).map(Result::unwrap).collect().await;
+        let credit = budget.enter(bytes.len()).await;
+        let all: Vec<_> = pieces(bytes.clone(), credit, Pace::default()).map(Result::unwrap).collect().await;
         assert_eq!(all.len(), 4);
         assert!(all.concat() == bytes);
         assert_eq!(budget.held_bytes(), 0);
@@ -83,9 +83,9 @@ mod tests {
     async fn what_nobody_reads_is_dropped() {
         let budget = Budget::new(1 << 20);
         let bytes = Bytes::from(vec![7; 1 << 20]);
-        let held = budget.enter(bytes.len()).await;
+        let credit = budget.enter(bytes.len()).await;
         let pace = Pace { patience: Duration::from_millis(20), rate_min: 1 << 20 };
-        let mut body = Box::pin(pieces(bytes, held, pace));
+        let mut body = Box::pin(pieces(bytes, credit, pace));
         assert_eq!(body.next().await.unwrap().unwrap().len(), PIECE_BYTES);
         assert!(budget.held_bytes() > 0, "it had no time at all");
         // The first piece bought it some milliseconds more.

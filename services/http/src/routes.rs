@@ -8,9 +8,9 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, Route, guard, web};
 use bytes::Bytes;
 use parhelion_gate::answer::LOGS_PAGE;
-use parhelion_gate::backend::{append_too_long, random_request};
-use parhelion_gate::{AppendRequest, Backend, Budget, CodeRequest, CreateRequest, Held};
-use parhelion_types::limits::APPEND_BYTES_MAX;
+use parhelion_gate::backend::random_request;
+use parhelion_gate::{AppendRequest, Backend, Budget, CodeRequest, CreateRequest, Credit};
+use parhelion_types::limits::{APPEND_BYTES_MAX, WAITING_APPEND_BYTES};
 use parhelion_types::{Degrade, Durability, Error, LogAddress, LogId, RequestId, Risk};
 use serde::Deserialize;
 
@@ -122,15 +122,8 @@ struct CodeBody {
     parameters: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StatusQuery {
-    #[serde(default)]
-    histograms: bool,
-}
-
 async fn create(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
-    let (body, _held) = read_json::<CreateBody>(&request, payload, &state, r#"{"name": "orders"}"#).await?;
+    let (body, _credit) = read_json::<CreateBody>(&request, payload, &state, r#"{"name": "orders"}"#).await?;
     let create = CreateRequest {
         name: body.name,
         degrade: optional("create: degrade", body.degrade.as_deref(), "give block, degrade or fail")?
@@ -177,12 +170,13 @@ async fn append(state: Shared, request: HttpRequest, payload: web::Payload) -> A
     let deadline = deadline.transpose()?;
     let accepted = Accepted {
         limit: APPEND_BYTES_MAX,
-        too_long: |bytes| append_too_long(log, bytes),
+        beside: WAITING_APPEND_BYTES,
+        too_long: |bytes| AppendRequest::too_long(log, bytes),
         // A form's parts come with boundaries and headers between them: never what is meant to be stored.
         takes: |media| !media.starts_with("multipart/"),
         remedy: "send the bytes alone, as `curl --data-binary @FILE` does",
     };
-    let (payload, _held) = body::read(&request, payload, &state, accepted).await?;
+    let (payload, credit) = body::read(&request, payload, &state, accepted).await?;
     let append = AppendRequest {
         log,
         payload,
@@ -195,7 +189,7 @@ async fn append(state: Shared, request: HttpRequest, payload: web::Payload) -> A
     };
     let appended = async {
         append.check()?;
-        state.backend.append(append).await
+        state.backend.append(append, credit).await
     };
     let appended = appended.await.map_err(|error| Failure::from(error).of_request(request_id))?;
     Ok(HttpResponse::Created()
@@ -207,15 +201,15 @@ async fn append(state: Shared, request: HttpRequest, payload: web::Payload) -> A
 async fn read(state: Shared, request: HttpRequest) -> Answered {
     let (log, address) = (log_of(&request)?, address_of(&request)?);
     // Charged as the largest until its size is known, and until it is sent or given up.
-    let mut held = state.answers.enter(APPEND_BYTES_MAX).await;
+    let mut credit = state.answers.enter(APPEND_BYTES_MAX).await;
     let record = state.backend.read(log, address).await?;
-    held.shrink(record.payload.len());
+    credit.shrink(record.payload.len());
     let length = record.payload.len() as u64;
     Ok(HttpResponse::Ok()
         .content_type("application/octet-stream")
         .insert_header((DIGEST_HEADER, format!("{:08x}", record.digest)))
         .insert_header((TIME_HEADER, record.time.0.to_string()))
-        .body(SizedStream::new(length, reply::pieces(record.payload, held, state.pace))))
+        .body(SizedStream::new(length, reply::pieces(record.payload, credit, state.pace))))
 }
 
 async fn free(state: Shared, request: HttpRequest) -> Answered {
@@ -225,7 +219,7 @@ async fn free(state: Shared, request: HttpRequest) -> Answered {
 }
 
 async fn link(state: Shared) -> Answered {
-    let status = state.backend.status(false).await?;
+    let status = state.backend.status().await?;
     let part = |name: &str| status.get(name).cloned().unwrap_or_default();
     Ok(HttpResponse::Ok().json(serde_json::json!({
         "linked": status.pointer("/logs/linked").cloned().unwrap_or_default(),
@@ -238,7 +232,7 @@ async fn link(state: Shared) -> Answered {
 async fn change_code(state: Shared, request: HttpRequest, payload: web::Payload) -> Answered {
     require_admin(&request, "change code")?;
     let example = r#"{"name": "reed-solomon", "parameters": "r=8 c=3"}"#;
-    let (body, _held) = read_json::<CodeBody>(&request, payload, &state, example).await?;
+    let (body, _credit) = read_json::<CodeBody>(&request, payload, &state, example).await?;
     let code = CodeRequest { name: body.name, parameters: body.parameters };
     code.check()?;
     let code = state.backend.change_code(code).await?;
@@ -259,9 +253,8 @@ fn require_admin(request: &HttpRequest, what: &str) -> Result<(), Failure> {
     Err(Error::forbidden(format!("{what}: {reason}")).into())
 }
 
-async fn status(state: Shared, request: HttpRequest) -> Answered {
-    let StatusQuery { histograms } = query(&request)?;
-    Ok(HttpResponse::Ok().json(state.backend.status(histograms).await?))
+async fn status(state: Shared) -> Answered {
+    Ok(HttpResponse::Ok().json(state.backend.status().await?))
 }
 
 async fn openapi() -> HttpResponse {
@@ -301,7 +294,7 @@ async fn read_json<T: for<'a> Deserialize<'a>>(
     payload: web::Payload,
     state: &State,
     example: &str,
-) -> Result<(T, Held), Failure> {
+) -> Result<(T, Credit), Failure> {
     let too_long = |bytes| {
         Error::invalid(format!(
             "the request's JSON of {bytes} bytes is over the limit of {JSON_BYTES_MAX}; shorten it"
@@ -309,15 +302,16 @@ async fn read_json<T: for<'a> Deserialize<'a>>(
     };
     let accepted = Accepted {
         limit: JSON_BYTES_MAX,
+        beside: 0,
         too_long,
         takes: |media| media.is_empty() || media == "application/json" || media.ends_with("+json"),
         remedy: "send JSON under the header \"content-type: application/json\"",
     };
-    let (body, held): (Bytes, Held) = body::read(request, payload, state, accepted).await?;
+    let (body, credit): (Bytes, Credit) = body::read(request, payload, state, accepted).await?;
     let document = serde_json::from_slice(&body).map_err(|error| {
         Failure::invalid(format!("the request's JSON: {error}; send JSON such as {example}"))
     })?;
-    Ok((document, held))
+    Ok((document, credit))
 }
 
 fn log_of(request: &HttpRequest) -> Result<LogId, Failure> {

@@ -13,11 +13,13 @@ use memory::MemorySite;
 use parhelion_gate::Budget;
 use parhelion_http::{HttpConfig, HttpServer, Pace};
 use parhelion_types::LogId;
-use parhelion_types::limits::APPEND_BYTES_MAX;
+use parhelion_types::limits::{APPEND_BYTES_MAX, WAITING_APPEND_BYTES};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use wire::{Response, exchange, send};
 
+/// What four of the largest appends take.
+const FOUR_APPENDS: usize = 4 * (APPEND_BYTES_MAX + WAITING_APPEND_BYTES);
 /// Short, so that a test need not wait.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// High, so that what the kernel takes of an answer buys little time.
@@ -33,7 +35,7 @@ struct Server {
 async fn start() -> (Server, SocketAddr) {
     let mut config = HttpConfig::new("127.0.0.1:0".parse().unwrap());
     config.pace = Pace { patience: PATIENCE, rate_min: RATE_MIN };
-    config.in_flight = Budget::new(4 * APPEND_BYTES_MAX as u64);
+    config.in_flight = Budget::new(FOUR_APPENDS as u64);
     config.answers = Budget::new(2 * APPEND_BYTES_MAX as u64);
     let (in_flight, answers) = (config.in_flight.clone(), config.answers.clone());
     let site = MemorySite::new();
@@ -111,7 +113,7 @@ async fn many_slow_writers_hold_what_is_allowed_and_then_nothing() {
     }
     // A gibibyte is announced, four appends are let in.
     let begun = Instant::now();
-    while server.in_flight.held_bytes() < 4 * APPEND_BYTES_MAX {
+    while server.in_flight.held_bytes() < FOUR_APPENDS {
         assert!(
             begun.elapsed() < Duration::from_secs(10),
             "{} bytes are held",
@@ -119,7 +121,7 @@ async fn many_slow_writers_hold_what_is_allowed_and_then_nothing() {
         );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(server.in_flight.held_bytes(), 4 * APPEND_BYTES_MAX);
+    assert_eq!(server.in_flight.held_bytes(), FOUR_APPENDS);
     // They cost the others time, and not the service.
     let others = join_all((0..4).map(|_| append(to, b"in between"))).await;
     assert!(others.iter().all(|response| response.status == 201));

@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError};
 use futures_util::FutureExt;
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, LogDigest, LogState, Promotion, ReadRecord,
-    Stretch,
+    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Credit, LogDigest, LogState, Promotion,
+    ReadRecord, Stretch,
 };
 use parhelion_types::{Error, ErrorKind, LogAddress, LogId, NodeId, Role, SiteId};
 use serde_json::{Map, Value, json};
@@ -77,8 +77,8 @@ impl Backend for NodeBackend {
         self.ask(|logs| logs.place(log, request))
     }
 
-    fn append(&self, request: AppendRequest) -> Later<'_, Appended> {
-        self.ask(|logs| logs.append(request))
+    fn append(&self, request: AppendRequest, credit: Credit) -> Later<'_, Appended> {
+        self.ask(|logs| logs.append(request, credit))
     }
 
     fn read(&self, log: LogId, address: LogAddress) -> Later<'_, ReadRecord> {
@@ -105,7 +105,7 @@ impl Backend for NodeBackend {
         self.ask(|logs| logs.scan(log, from, count))
     }
 
-    fn status(&self, histograms: bool) -> Later<'_, Value> {
+    fn status(&self) -> Later<'_, Value> {
         async move {
             let About { site, node, roles, duty, .. } = &self.about;
             let mut document = Map::new();
@@ -116,7 +116,7 @@ impl Backend for NodeBackend {
             tell("roles", json!(roles));
             let mut is_promoted = false;
             if let Some(logs) = &self.logs
-                && let Value::Object(storage) = logs.status(histograms).await?
+                && let Value::Object(storage) = logs.status().await?
             {
                 for (key, value) in storage {
                     match key.as_str() {
@@ -141,10 +141,22 @@ impl Backend for NodeBackend {
     }
 
     fn promote(&self, dry_run: bool) -> Later<'_, Promotion> {
+        if self.about.duty != Duty::Mirror {
+            return std::future::ready(Err(primary_already())).boxed();
+        }
         self.ask(|logs| logs.promote(dry_run))
+    }
+
+    fn list_missing(&self, log: LogId, from: LogAddress) -> Later<'_, Promotion> {
+        self.ask(|logs| logs.list_missing(log, from))
     }
 
     fn digest(&self, log: LogId, until: LogAddress) -> Later<'_, LogDigest> {
         self.ask(|logs| logs.digest(log, until))
     }
+}
+
+/// Why a site cannot be promoted.
+pub fn primary_already() -> Error {
+    Error::invalid("this site is a primary already; only a mirror can be promoted")
 }

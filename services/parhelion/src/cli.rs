@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use parhelion_drill::{Form, Mode, UnknownMode};
-use parhelion_types::{Degrade, Durability, LogAddress, LogId, RequestId, Risk};
+use parhelion_types::{Degrade, Durability, LogAddress, LogId, RequestId, Risk, Role};
 
 use crate::settings::Profile;
 
@@ -92,6 +92,9 @@ pub struct ServerArgs {
     /// Directory with ca.pem and the certificate and key of client or admin.
     #[arg(long, value_name = "DIR", env = "PARHELION_PKI", default_value = "pki")]
     pub pki: PathBuf,
+    /// Name of the certificate in it, without ending; client, or admin for what only an admin may, where none is given.
+    #[arg(long, value_name = "NAME", env = "PARHELION_CERTIFICATE")]
+    pub certificate: Option<String>,
     /// Prints the answer as JSON.
     #[arg(long)]
     pub json: bool,
@@ -190,7 +193,9 @@ pub enum MirrorCommand {
         #[arg(long, value_name = "BYTES")]
         max_lag_bytes: Option<bytesize::ByteSize>,
     },
-    /// Makes a mirror writable under a new epoch, and lists what is missing.
+    /// Makes a mirror writable under a new epoch, and lists what is missing. Of a mirror that was promoted already, says
+    /// again what was found.
+    #[command(after_help = "Exit code 4: appends are missing.")]
     Promote {
         #[command(flatten)]
         server: ServerArgs,
@@ -200,6 +205,12 @@ pub enum MirrorCommand {
         /// Does not ask.
         #[arg(long)]
         yes: bool,
+    },
+    /// Lists what the promotion of this site found to be missing: every append, whenever it is asked for.
+    #[command(after_help = "Exit code 4: appends are missing.")]
+    Missing {
+        #[command(flatten)]
+        server: ServerArgs,
     },
     /// Compares the digests of all logs at two sites.
     Verify {
@@ -245,10 +256,14 @@ pub enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Says whether a node could start with these settings.
+    /// Says whether a node could start with these settings, with its certificate and its data directories.
+    #[command(after_help = "Run it as the user that the node runs as. Exit code 2: it could not start.")]
     Check {
         #[command(flatten)]
         settings: SettingsArgs,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -259,7 +274,37 @@ pub enum PkiCommand {
     Init {
         /// Directory to make them in.
         directory: PathBuf,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
     },
+    /// Issues one more certificate: for a node (--site), a client or an admin (--role).
+    Issue(IssueArgs),
+}
+
+/// `parhelion pki issue`
+#[derive(Debug, Args)]
+pub struct IssueArgs {
+    /// Directory of the authority, as pki init made it.
+    pub directory: PathBuf,
+    /// Name of the certificate: its files are CERTIFICATE.pem and CERTIFICATE.key.
+    pub certificate: String,
+    /// The site that the node belongs to.
+    #[arg(long, value_name = "NUMBER")]
+    pub site: Option<u16>,
+    /// DNS name or IP address of the node's machine. May be given several times.
+    #[arg(long = "name", value_name = "HOST")]
+    pub names: Vec<String>,
+    /// What it may be used for: client, admin, or a node's storage, metadata, link, which are the default with --site. May
+    /// be given several times.
+    #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
+    pub roles: Vec<Role>,
+    /// How long it is good for.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "825d")]
+    pub valid_for: Duration,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `parhelion drill`
@@ -295,7 +340,11 @@ pub struct DrillArgs {
     /// Bytes per append.
     #[arg(long, value_name = "BYTES", default_value = "4KiB")]
     pub append_bytes: bytesize::ByteSize,
-    /// Load before anything counts, in the mode network-sync: the link's history, without which little is promised.
+    /// Payload that the writers offer together, such as 100Mbit; half of the link's rate, where none is given, so that
+    /// repairs have room.
+    #[arg(long, value_name = "RATE")]
+    pub load: Option<crate::settings::Rate>,
+    /// Load before anything counts, in every mode: the link's history, without which little is promised.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "15s")]
     pub warm_up: Duration,
     /// Seconds of writing before the disaster.

@@ -29,6 +29,7 @@ pub async fn connect_with(
         As::Client => "client",
         As::Admin => "admin",
     };
+    let name = server.certificate.as_deref().unwrap_or(name);
     let identity = Identity::load_from(&server.pki, name).map_err(Failure::new)?;
     let mut config = ClientConfig::new(server.address, identity);
     change(&mut config);

@@ -1,34 +1,33 @@
 //! What the subcommands do.
 
+mod config;
 mod link;
 mod log;
 mod mirror;
+mod pki;
+mod promotion;
 
 use std::time::Duration;
 
 use parhelion_drill::{DrillError, DrillOptions, LinkOptions, Mode};
-use parhelion_gate::pki::{self, InitOptions};
-use parhelion_types::SiteId;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cli::{
-    AppendArgs, Command, ConfigCommand, DrillArgs, LinkCommand, LogCommand, MirrorCommand, PkiCommand,
-    ServerArgs, SettingsArgs,
+    AppendArgs, Command, ConfigCommand, DrillArgs, IssueArgs, LinkCommand, LogCommand, MirrorCommand,
+    PkiCommand, ServerArgs, SettingsArgs,
 };
-use crate::drivers;
-use crate::output::{Exit, Failure, print_json, print_table, say};
+use crate::output::{Exit, Failure, print_json, say};
 use crate::settings::{self, Layered};
 
+pub use config::config;
 pub use link::link;
 pub use log::log;
 pub use mirror::mirror;
-
-/// Certificates of nodes, clients and admins are good for this long.
-const CERTIFICATES_VALID_FOR: Duration = Duration::from_secs(825 * 24 * 3600);
+pub use pki::pki;
 
 /// Whether errors of this command are wanted as JSON too.
 pub fn wants_json(command: &Command) -> bool {
-    let server = match command {
+    match command {
         Command::Log(
             LogCommand::Create { server, .. }
             | LogCommand::Read { server, .. }
@@ -40,59 +39,20 @@ pub fn wants_json(command: &Command) -> bool {
         | Command::Mirror(
             MirrorCommand::Status { server, .. }
             | MirrorCommand::Promote { server, .. }
+            | MirrorCommand::Missing { server }
             | MirrorCommand::Verify { server, .. },
         )
-        | Command::Link(LinkCommand::Status { server } | LinkCommand::Code { server, .. }) => server,
-        _ => return false,
-    };
-    server.json
+        | Command::Link(LinkCommand::Status { server } | LinkCommand::Code { server, .. }) => server.json,
+        Command::Config(ConfigCommand::Show { json, .. } | ConfigCommand::Check { json, .. })
+        | Command::Pki(PkiCommand::Init { json, .. } | PkiCommand::Issue(IssueArgs { json, .. })) => *json,
+        _ => false,
+    }
 }
 
 /// The settings that the arguments ask for.
 pub fn load(arguments: &SettingsArgs) -> Result<Layered, Failure> {
-    settings::load(arguments.profile, arguments.config.as_deref(), None, &arguments.set).map_err(Failure::new)
-}
-
-/// `parhelion config`
-pub fn config(command: ConfigCommand) -> Result<(), Failure> {
-    match command {
-        ConfigCommand::Show { settings, effective, json } => {
-            let layered = load(&settings)?;
-            let rows = layered.effective;
-            if json {
-                let entry = |row: &settings::Effective| json!({ "key": row.key, "value": row.value, "origin": row.origin });
-                print_json(&Value::Array(rows.iter().map(entry).collect()));
-            } else if effective {
-                print_table(
-                    ["setting", "value", "from"],
-                    rows.into_iter().map(|r| [r.key, r.value, r.origin]),
-                );
-            } else {
-                print_table(["setting", "value"], rows.into_iter().map(|r| [r.key, r.value]));
-            }
-        }
-        ConfigCommand::Check { settings } => {
-            let settings = load(&settings)?.settings;
-            settings.check().map_err(Failure::new)?;
-            drivers::check(&settings)?;
-            say!("the settings are usable");
-        }
-    }
-    Ok(())
-}
-
-/// `parhelion pki`
-pub fn pki(command: PkiCommand) -> Result<(), Failure> {
-    let PkiCommand::Init { directory } = command;
-    let options = InitOptions {
-        sites: vec![SiteId(1), SiteId(2)],
-        names: vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
-        validity: CERTIFICATES_VALID_FOR,
-    };
-    for file in pki::init(&directory, &options).map_err(Failure::new)? {
-        say!("{}", file.display());
-    }
-    Ok(())
+    settings::load(arguments.profile, arguments.config.as_deref(), None, &arguments.set)
+        .map_err(Failure::usage)
 }
 
 /// `parhelion drill`
@@ -107,7 +67,9 @@ pub fn drill(arguments: DrillArgs) -> Result<Exit, Failure> {
         })?;
     }
     let report = parhelion_drill::run(options).map_err(|error| match error {
-        DrillError::Option { .. } => wrong_command_line(error),
+        DrillError::Option { .. } | DrillError::Settings { .. } | DrillError::Input { .. } => {
+            Failure::usage(error)
+        }
         error => Failure::new(error),
     })?;
     say!("{}", report.table());
@@ -116,13 +78,6 @@ pub fn drill(arguments: DrillArgs) -> Result<Exit, Failure> {
             .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     }
     Ok(if report.is_faulty() { Exit::Found } else { Exit::Done })
-}
-
-/// What clap cannot check by itself ends as what it can.
-fn wrong_command_line(message: impl std::fmt::Display) -> Failure {
-    let mut failure = Failure::new(message);
-    failure.exit = Exit::Usage;
-    failure
 }
 
 fn drill_options(arguments: DrillArgs) -> Result<DrillOptions, Failure> {
@@ -138,7 +93,7 @@ fn drill_options(arguments: DrillArgs) -> Result<DrillOptions, Failure> {
         None => (defaults.code.clone(), defaults.parameters.clone()),
     };
     let count = |what: &str, value: u64| {
-        u32::try_from(value).map_err(|_| wrong_command_line(format!("{what} {value} is too large")))
+        u32::try_from(value).map_err(|_| Failure::usage(format!("{what} {value} is too large")))
     };
     Ok(DrillOptions {
         input: arguments.input,
@@ -154,9 +109,10 @@ fn drill_options(arguments: DrillArgs) -> Result<DrillOptions, Failure> {
         parameters,
         writers: count("--writers", arguments.writers as u64)?,
         append_bytes: count("--append-bytes", arguments.append_bytes.as_u64())?,
+        load_bits_per_second: arguments.load.map(|load| load.bits_per_second()),
         warm_up: arguments.warm_up,
         duration: Duration::try_from_secs_f64(arguments.seconds)
-            .map_err(|error| wrong_command_line(format!("--seconds {}: {error}", arguments.seconds)))?,
+            .map_err(|error| Failure::usage(format!("--seconds {}: {error}", arguments.seconds)))?,
         max_risk: arguments.max_risk.probability(),
         repeat: count("--repeat", arguments.repeat as u64)?,
         seed: arguments.seed,
@@ -176,4 +132,20 @@ fn run<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failur
 
 fn show(server: &ServerArgs, document: Value, text: impl FnOnce()) {
     if server.json { print_json(&document) } else { text() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn a_drill_without_options_is_the_default_drill() {
+        let Command::Drill(arguments) = Cli::parse_from(["parhelion", "drill"]).command else {
+            panic!("this is no drill");
+        };
+        assert_eq!(drill_options(*arguments).unwrap(), DrillOptions::default());
+    }
 }

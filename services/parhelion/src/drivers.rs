@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parhelion_gate::Identity;
-use parhelion_gate::tls::{LINK_PROTOCOL, SERVER_NAME, require_role, require_site};
+use parhelion_gate::quic::{self, EndpointConfig};
+use parhelion_gate::tls::{LINK_PROTOCOL, SERVER_NAME, require_name, require_role, require_site};
 use parhelion_gateway::{SiteLinkConfig, SiteListenerConfig};
 use parhelion_link_driver::{
     CodeLookup, Congestion, LaneConfig, MirrorConfig, PeerCheck, PrimaryConfig, Transport,
@@ -74,7 +75,7 @@ pub fn primary(
         critical,
         SERVER_NAME,
         tls,
-        peer_check(),
+        peer_check(settings),
         code_lookup(plugins),
     );
     let tcp_congestion = link.tcp_congestion.clone();
@@ -97,7 +98,7 @@ pub fn primary(
         lane: lane_config(settings),
         rate_bytes_per_second: (link.rate.bytes_per_second() as f64 * link.share) as u64,
         buffer_bytes_max: buffer(settings),
-        burst_datagrams_max: link.burst,
+        burst_datagrams_max: link.pacing_burst,
         flush_delay: link.flush_delay,
         flush_pause: link.flush_pause,
         site_exit_delay: link.site_exit_delay,
@@ -117,13 +118,15 @@ pub fn mirror(
         SiteId(settings.node.site),
         link.listen_critical,
         tls,
-        peer_check(),
+        peer_check(settings),
         code_lookup(plugins),
     );
     Ok(MirrorConfig {
         listen_bulk: link.listen_bulk,
         listen_tcp: Some(link.listen_tcp),
         lane: lane_config(settings),
+        critical_endpoint: endpoint(identity, "critical lane", link.listen_critical)?,
+        bulk_endpoint: endpoint(identity, "bulk lane", link.listen_bulk)?,
         pending_bytes_max: buffer(settings),
         report_interval: link.report_interval,
         ..defaults
@@ -156,7 +159,9 @@ pub fn listener(settings: &Settings, identity: &Identity) -> Result<SiteListener
     let (site, node) = (SiteId(settings.node.site), NodeId(settings.node.node));
     let tls = Arc::new(identity.server_config(&[]).map_err(Failure::new)?);
     let config = SiteListenerConfig::new(site, node, listen, tls, node_check(site, Role::Storage));
-    Ok(SiteListenerConfig { idle_timeout: settings.link.idle_timeout, ..config })
+    let idle_timeout = config.idle_timeout.min(settings.link.idle_timeout);
+    let endpoint = endpoint(identity, "gateway", listen)?;
+    Ok(SiteListenerConfig { idle_timeout, endpoint, ..config })
 }
 
 /// Settings of a storage node's connection to the site's link node.
@@ -165,12 +170,20 @@ pub fn site_link(settings: &Settings, identity: &Identity) -> Result<SiteLinkCon
     let (site, node) = (SiteId(settings.node.site), NodeId(settings.node.node));
     let tls = Arc::new(identity.client_config(&[]).map_err(Failure::new)?);
     let config = SiteLinkConfig::new(site, node, gateway, SERVER_NAME, tls, node_check(site, Role::Link));
-    Ok(SiteLinkConfig { idle_timeout: settings.link.idle_timeout, ..config })
+    let idle_timeout = config.idle_timeout.min(settings.link.idle_timeout);
+    Ok(SiteLinkConfig { idle_timeout, ..config })
 }
 
 fn no_gateway(settings: &Settings) -> Failure {
     let gateway = &settings.site.gateway;
     Failure::new(format!("setting site.gateway is {gateway:?}: give an address such as 10.0.0.1:7414"))
+}
+
+/// Connection ids and reset tokens that a restarted node has again, so that peers hear at once that it has forgotten them.
+/// Each endpoint has its own: what one says of a forgotten connection must not end one of another.
+fn endpoint(identity: &Identity, what: &str, listen: SocketAddr) -> Result<EndpointConfig, Failure> {
+    let secret = [identity.secret(), format!("{what} at {listen}").as_bytes()].concat();
+    quic::endpoint_config(Some(&secret)).map_err(Failure::new)
 }
 
 /// Nodes of one site trust no other site's.
@@ -185,8 +198,13 @@ fn lane_config(settings: &Settings) -> LaneConfig {
     LaneConfig { mtu: settings.link.mtu, idle_timeout: settings.link.idle_timeout, ..LaneConfig::default() }
 }
 
-fn peer_check() -> PeerCheck {
-    Arc::new(|certificate| require_role(certificate, &[Role::Link]).map(drop))
+/// The other site's link node: any of the authority, or those whose names are given.
+fn peer_check(settings: &Settings) -> PeerCheck {
+    let names = settings.link.peer_names.clone();
+    Arc::new(move |certificate| {
+        require_role(certificate, &[Role::Link])?;
+        require_name(certificate, &names)
+    })
 }
 
 fn code_lookup(plugins: Arc<Plugins>) -> CodeLookup {

@@ -6,21 +6,25 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::FutureExt;
-use parhelion_actor_runtime::{Clock, Gate};
+use parhelion_actor_runtime::Clock;
 use parhelion_estimator::Belief;
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Entry, EntryKind, LogDigest, LogState,
-    Missing, Promotion, ReadRecord, Stage, Stretch,
+    AppendRequest, Appended, Backend, Budget, CodeRequest, CreateRequest, Credit, Entry, EntryKind,
+    LogDigest, LogState, Missing, Promotion, ReadRecord, Stage, Stretch,
 };
 use parhelion_log::{RecordKind, Tail};
 use parhelion_mirror::Acked;
 use parhelion_plugin_host::Catalogue as Plugins;
+use parhelion_storage::finding::{Finding, FindingHead};
 use parhelion_storage::store::{Store, StoreError};
 use parhelion_storage::{MirroringLatency, Request, RequestBatches, SiteStatus, StorageActor};
 use parhelion_types::{Epoch, Error, ErrorKind, LogAddress, LogId, RequestId};
+use parhelion_wire::Announcement;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+
+use crate::status;
 
 pub use parhelion_gate::answer::MISSING_MAX;
 
@@ -31,6 +35,11 @@ const CODE_SEEN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Bytes of one read while a log is digested or scanned.
 const READ_BYTES: usize = 4 << 20;
+/// Shares of the records for which the status tells the mirroring latency.
+const LATENCY_SHARES: [f64; 23] = [
+    0.0, 0.001, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.975,
+    0.99, 0.999, 0.9999, 1.0,
+];
 
 /// The logs of this node, by number, with name and creating request: what does not change about them.
 #[derive(Clone, Debug, Default)]
@@ -74,10 +83,11 @@ pub struct LocalLogs {
     /// The way to it for appends.
     pub appends: RequestBatches,
     pub store: Arc<Store>,
-    pub gate: Gate,
+    /// What front ends take for the questions that they have taken in.
+    pub in_flight: Budget,
     pub clock: Arc<Clock>,
     pub mirroring: MirroringLatency,
-    /// What the estimator of a primary believes of the link.
+    /// What the estimator of a primary believes of the link; none at a site whose settings name no mirror.
     pub belief: Option<Arc<Mutex<Belief>>>,
 }
 
@@ -152,41 +162,8 @@ impl LocalLogs {
         self.ask(|answer| Request::IsFreed { log, number, answer }).await
     }
 
-    fn status_of(&self, status: &SiteStatus) -> Value {
-        let refusal = |refusal: &Option<Error>| refusal.as_ref().map(Error::to_string);
-        match status {
-            SiteStatus::Primary { linked, unconfirmed_bytes, code, logs } => {
-                let lag = |log: &parhelion_mirror::LogStatus| {
-                    let now = self.clock.now();
-                    let seconds = log.oldest_unmirrored.map_or(0.0, |at| now.since(at).as_secs_f64());
-                    json!({
-                        "log": log.log.0, "name": log.name, "epoch": log.epoch, "degrade": log.degrade.name(),
-                        "records": log.records, "durable": log.durable, "mirrored": log.mirrored,
-                        "end": log.end.to_string(), "feed": log.feed, "waiting": log.waiting,
-                        "lag_bytes": log.lag_bytes, "lag_appends": log.records.saturating_sub(log.mirrored),
-                        "lag_seconds": seconds, "refusal": refusal(&log.refusal),
-                    })
-                };
-                json!({
-                    "linked": linked, "unconfirmed_bytes": unconfirmed_bytes, "code": code,
-                    "logs": logs.iter().map(lag).collect::<Vec<_>>(),
-                })
-            }
-            SiteStatus::Mirror { logs } => {
-                let state = |log: &parhelion_mirror::ReplicaLog| {
-                    let age = self.clock.wall().0.saturating_sub(log.newest.0);
-                    json!({
-                        "log": log.log.0, "name": log.name, "epoch": log.epoch, "applied": log.applied,
-                        "durable": log.durable, "end": log.end.to_string(), "held": log.held,
-                        "announced": log.announced,
-                        // Unknown where no record was looked at yet.
-                        "age_seconds": (log.newest.0 > 0).then_some(age as f64 / 1e6),
-                        "refusal": refusal(&log.refusal),
-                    })
-                };
-                json!({ "logs": logs.iter().map(state).collect::<Vec<_>>() })
-            }
-        }
+    fn was_promoted(&self) -> bool {
+        self.store.catalogue().site().is_ok_and(|site| site.promoted)
     }
 
     /// The code that the link reports to use, while there is a session.
@@ -235,7 +212,7 @@ impl LocalLogs {
         let f = self.mirroring.figures();
         json!({
             "count": f.count, "min": f.min, "p50": f.p50, "p99": f.p99, "max": f.max, "mean": f.mean,
-            "stddev": f.stddev,
+            "stddev": f.stddev, "quantiles": self.mirroring.quantiles(&LATENCY_SHARES),
         })
     }
 
@@ -285,25 +262,11 @@ impl Backend for LocalLogs {
         .boxed()
     }
 
-    fn append(&self, request: AppendRequest) -> Later<'_, Appended> {
+    fn append(&self, append: AppendRequest, credit: Credit) -> Later<'_, Appended> {
         async move {
-            request.check()?;
-            let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } =
-                request;
-            let credit = self.gate.enter(payload.len()).await;
+            append.check()?;
             let (answer, wait) = oneshot::channel();
-            self.appends.send(Request::Append {
-                log,
-                payload,
-                durability,
-                max_risk,
-                deadline,
-                request,
-                explain,
-                trace,
-                credit,
-                answer,
-            });
+            self.appends.send(Request::Append { append, credit, answer });
             let acked = wait.await.map_err(|_| closed())??;
             Ok(appended(&acked))
         }
@@ -332,9 +295,6 @@ impl Backend for LocalLogs {
                 return Err(no_append(log, address));
             }
             let number = record.header.number;
-            if self.is_freed(log, number).await? {
-                return Ok(());
-            }
             self.ask(|answer| Request::Free { log, number, address, answer }).await?
         }
         .boxed()
@@ -391,15 +351,15 @@ impl Backend for LocalLogs {
     }
 
     /// What the storage role adds to the node's status.
-    fn status(&self, _histograms: bool) -> Later<'_, Value> {
+    fn status(&self) -> Later<'_, Value> {
         async move {
             let status = self.site_status().await?;
             Ok(json!({
                 "is_primary": matches!(status, SiteStatus::Primary { .. }),
-                "logs": self.status_of(&status),
+                "logs": status::of_node(&status, &self.clock, self.belief.is_some()),
                 "channel": self.channel_status(),
                 "queued_bytes": self.store.queued_bytes(),
-                "in_flight_bytes": self.gate.in_flight(),
+                "in_flight_bytes": self.in_flight.held_bytes(),
                 "mirroring_latency_micros": self.latency_status(),
             }))
         }
@@ -408,21 +368,52 @@ impl Backend for LocalLogs {
 
     fn promote(&self, dry_run: bool) -> Later<'_, Promotion> {
         async move {
-            let found = self.ask(|answer| Request::Promote { dry_run, answer }).await??;
-            let missing = found.missing.iter().take(MISSING_MAX).map(|lost| Missing {
-                log: lost.log,
-                address: lost.address,
-                length: lost.length,
-                digest: lost.digest,
-                request: lost.request,
-            });
+            let found = match self.ask(|answer| Request::Promote { dry_run, answer }).await? {
+                // The answer may have been lost.
+                Err(_) if !dry_run && self.was_promoted() => {
+                    return self.list_missing(LogId(0), LogAddress::default()).await;
+                }
+                found => found?,
+            };
             Ok(Promotion {
                 epoch: found.epoch,
                 logs: u32::try_from(found.logs).unwrap_or(u32::MAX),
-                missing: missing.collect(),
+                missing: found.missing.iter().take(MISSING_MAX).map(missing).collect(),
                 missing_count: found.missing.len() as u64 + found.unlisted,
                 behind_gap_count: found.behind_gap.len() as u64,
             })
+        }
+        .boxed()
+    }
+
+    fn list_missing(&self, log: LogId, from: LogAddress) -> Later<'_, Promotion> {
+        async move {
+            if !self.was_promoted() {
+                return Err(Error::not_found(
+                    "this site was not promoted; `parhelion mirror promote --dry-run` says what would be missing",
+                ));
+            }
+            let store = self.store.clone();
+            let read = move || {
+                let finding = Finding::open(store.home())?;
+                let finding = finding.ok_or_else(|| {
+                    let home = store.home().display();
+                    Error::new(
+                        ErrorKind::Corrupt,
+                        format!("what the promotion found is not in {home} any more; restore the file from a backup"),
+                    )
+                })?;
+                let FindingHead { epoch, logs, behind_gap, .. } = *finding.head();
+                Ok(Promotion {
+                    epoch,
+                    logs,
+                    missing: finding.page(log, from, MISSING_MAX)?.iter().map(missing).collect(),
+                    missing_count: finding.head().missing(),
+                    behind_gap_count: behind_gap,
+                })
+            };
+            let read = tokio::task::spawn_blocking(read).await;
+            read.unwrap_or_else(|_| Err(Error::internal("the finding cannot be read; see the node's log")))
         }
         .boxed()
     }
@@ -484,6 +475,11 @@ fn appended(acked: &Acked) -> Appended {
         epoch: acked.epoch,
         path: acked.path.iter().map(stage).collect(),
     }
+}
+
+fn missing(announced: &Announcement) -> Missing {
+    let Announcement { log, address, length, digest, request, .. } = *announced;
+    Missing { log, address, length, digest, request }
 }
 
 fn store_error(error: StoreError) -> Error {

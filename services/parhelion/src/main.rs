@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod drivers;
 mod gauges;
+mod identity;
 mod link;
 mod logs;
 mod node;
@@ -15,6 +16,7 @@ mod placement;
 mod progress;
 mod settings;
 mod site;
+mod status;
 mod storage;
 
 use std::process::ExitCode;
@@ -55,8 +57,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Mirror(command) => commands::mirror(command).map(Into::into),
         Command::Link(command) => commands::link(command).map(Into::into),
         Command::Drill(arguments) => commands::drill(*arguments).map(Into::into),
-        Command::Config(command) => commands::config(command).map(done),
-        Command::Pki(command) => commands::pki(command).map(done),
+        Command::Config(command) => commands::config(command).map(Into::into),
+        Command::Pki(command) => commands::pki(command).map(Into::into),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "parhelion", &mut script);

@@ -13,7 +13,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Addr, Arbiter, Context, Supervised, System};
 use parhelion_actor_runtime::{Clock, Escalation, Faults, Policy, named_arbiter, supervise};
@@ -26,12 +26,14 @@ use parhelion_observability::{Metrics, Telemetry, TelemetryConfig};
 use parhelion_plugin_host::Catalogue as Plugins;
 use parhelion_storage::Relink;
 use parhelion_types::{NodeId, Role, SiteId};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::{About, NodeBackend};
 use crate::drivers;
 use crate::gauges;
+use crate::identity;
 use crate::link::{
     Bound, CurrentStats, DecoderActor, EncoderActor, MirrorEnd, MirrorPortActor, PrimaryEnd,
     PrimaryPortActor, SiteDoorActor, mirror_sink, primary_sink,
@@ -53,15 +55,30 @@ const ACTORS: [&str; 7] = ["storage", "metadata", "estimator", "encoder", "decod
 /// Exit code of a node that ended itself because only a restart mends what happened.
 const EXIT_RESTART: i32 = 70;
 
+/// What is wrong with settings, so that no restart helps. Opens nothing.
+pub fn problems(settings: &Settings) -> Vec<String> {
+    let telemetry = telemetry_config(settings).check().err().map(|error| error.to_string());
+    let http = http_config(settings).filter(|_| !settings.http.tls).and_then(|config| config.check().err());
+    let found = [
+        settings.check().err().map(|error| error.to_string()),
+        drivers::check(settings).err().map(|failure| failure.message),
+        telemetry,
+        http.map(|error| error.to_string()),
+    ];
+    found.into_iter().flatten().collect()
+}
+
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings) -> Result<ExitCode, Failure> {
-    settings.check().map_err(Failure::new)?;
-    drivers::check(&settings)?;
+    if let Some(problem) = problems(&settings).into_iter().next() {
+        return Err(Failure::usage(problem));
+    }
     let telemetry = Telemetry::install(telemetry_config(&settings)).map_err(Failure::new)?;
     if let Some(faults) = std::env::var_os(FAULTS) {
         let faulty = |error| Failure::new(format!("{FAULTS} is set: {error}. In service it must not be set"));
         Faults::arm(&faults.to_string_lossy(), &ACTORS).map_err(faulty)?;
     }
+    allow_open_files();
     let ended = System::new().block_on(async {
         let node = Node::start(&settings, &telemetry)?;
         node.serve(settings.node.drain).await;
@@ -83,7 +100,10 @@ struct Node {
 
 impl Node {
     fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Self, Failure> {
-        let identity = load_identity(settings)?;
+        let identity = identity::load(settings).map_err(Failure::new)?;
+        if let Err(error) = identity.check_trusted(SystemTime::now()) {
+            tracing::error!(%error, "other nodes and clients will refuse this node's certificate");
+        }
         let plugins = Arc::new(Plugins::built_in());
         let clock = Arc::new(Clock::start());
         let (state, link) = (named_arbiter(c"state"), named_arbiter(c"link"));
@@ -107,7 +127,7 @@ impl Node {
         let (link_addresses, site_address) = ends.start(storage.as_ref())?;
 
         let logs = storage.as_ref().map(|role| role.logs.clone());
-        let peers = Peers::connect(settings, || load_identity(settings))?;
+        let peers = Peers::connect(settings, || identity::load(settings).map_err(Failure::new))?;
         let homes: Vec<Home> = peers.homes(logs.as_ref().map(|logs| -> Arc<dyn Backend> { logs.clone() }));
         let is_mirror = settings.node.duty == Duty::Mirror;
         let placement = metadata.map(|metadata| Arc::new(Placement::new(metadata, homes, is_mirror)));
@@ -122,7 +142,11 @@ impl Node {
             Arc::new(NodeBackend { about, logs, placement, link: stats, line: drivers::line(settings) });
         actix::spawn(gauges::keep(telemetry.metrics().clone(), clock, backend.clone()));
 
-        let in_flight = Budget::new(settings.api.in_flight.as_u64());
+        // One budget for all that the node takes in.
+        let in_flight = match &backend.logs {
+            Some(logs) => logs.in_flight.clone(),
+            None => Budget::new(settings.api.in_flight.as_u64()),
+        };
         let api_config = ApiConfig { in_flight: in_flight.clone(), ..ApiConfig::new(settings.api.listen) };
         let (front, api): (Arc<dyn Backend>, _) = if settings.is_alone() {
             (backend.clone(), Api::start(api_config, &identity, backend))
@@ -168,6 +192,18 @@ impl Node {
         }
         // The last owner of the store syncs and joins its writers.
         drop(self.storage);
+    }
+}
+
+/// Lets the process have as many files open as the system allows it: many logs have many segments, and the usual first
+/// limit of 1024 is there for old programs' sake.
+fn allow_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, "the limit on open files stays as it is; raise it with `ulimit -n`");
     }
 }
 
@@ -327,12 +363,6 @@ fn learn_to(metadata: Option<Addr<MetadataActor>>, settings: &Settings) -> Learn
     })
 }
 
-/// The certificate of the nodes of this site.
-fn load_identity(settings: &Settings) -> Result<Identity, Failure> {
-    Identity::load_from(&settings.tls.directory, &format!("node-{}", settings.node.site))
-        .map_err(Failure::new)
-}
-
 /// Runs `make` on an arbiter and waits for what it makes.
 fn call_on<T: Send + 'static>(
     arbiter: &Arbiter,
@@ -366,6 +396,13 @@ fn escalation() -> Escalation {
     })
 }
 
+/// Where HTTP is served and to whom, unless it is off.
+fn http_config(settings: &Settings) -> Option<HttpConfig> {
+    let listen = settings.http.listen.parse().ok()?;
+    let allow_remote_plaintext = settings.http.allow_remote_plaintext;
+    Some(HttpConfig { allow_remote_plaintext, ..HttpConfig::new(listen) })
+}
+
 /// The HTTP front end, unless it is off.
 fn start_http(
     settings: &Settings,
@@ -374,16 +411,12 @@ fn start_http(
     backend: Arc<dyn Backend>,
     metrics: Metrics,
 ) -> Result<Option<HttpServer>, Failure> {
-    let http = &settings.http;
-    let Ok(listen) = http.listen.parse::<SocketAddr>() else { return Ok(None) };
-    let tls =
-        if http.tls { Some(identity.server_config(&[b"http/1.1"]).map_err(Failure::new)?) } else { None };
-    let config = HttpConfig {
-        tls,
-        allow_remote_plaintext: http.allow_remote_plaintext,
-        in_flight,
-        ..HttpConfig::new(listen)
+    let tls = match settings.http.tls {
+        true => Some(identity.server_config(&[b"http/1.1"]).map_err(Failure::new)?),
+        false => None,
     };
+    let Some(config) = http_config(settings) else { return Ok(None) };
+    let config = HttpConfig { tls, in_flight, ..config };
     let scrape = Arc::new(move || metrics.prometheus_text());
     HttpServer::start(config, backend, scrape).map(Some).map_err(Failure::new)
 }
@@ -421,5 +454,19 @@ fn telemetry_config(settings: &Settings) -> TelemetryConfig {
         json: settings.telemetry.json,
         otlp_endpoint: (!otlp.is_empty()).then(|| otlp.clone()),
         sample_ratio: settings.telemetry.sample,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let fewer = Some(maximum.map_or(1 << 16, |files| files - 1));
+        setrlimit(Resource::Nofile, Rlimit { current: fewer, maximum }).unwrap();
+        allow_open_files();
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
     }
 }

@@ -16,7 +16,7 @@ pub enum Exit {
     Done = 0,
     /// Something failed, and a retry will not help.
     Failed = 1,
-    /// The command line is wrong, names what is not there, or asks for what the certificate does not allow. Also
+    /// The command line or a setting is wrong, names what is not there, or asks for what the certificate does not allow. Also
     /// clap's own.
     Usage = 2,
     /// The service cannot do it now: retry.
@@ -48,6 +48,11 @@ impl Failure {
     /// A failure that a retry does not mend.
     pub fn new(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string(), exit: Exit::Failed, kind: None, request: None }
+    }
+
+    /// Settings or a command line that are wrong: the same will fail again.
+    pub fn usage(message: impl std::fmt::Display) -> Self {
+        Self { exit: Exit::Usage, ..Self::new(message) }
     }
 
     /// The failure of an append: one that may succeed later is repeated under the same id.

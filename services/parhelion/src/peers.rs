@@ -9,10 +9,10 @@ use futures_util::FutureExt;
 use parhelion_client::{AppendOptions, Client, ClientConfig, Identity};
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, LogDigest, LogState, Promotion, ReadRecord,
-    Stretch,
+    AppendRequest, Appended, Backend, Budget, CodeRequest, CreateRequest, Credit, LogDigest, LogState,
+    Promotion, ReadRecord, Stretch,
 };
-use parhelion_types::{Error, LogAddress, LogId, NodeId, Role};
+use parhelion_types::{Durability, Error, ErrorKind, LogAddress, LogId, NodeId, Role};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::output::Failure;
 use crate::placement::Home;
 use crate::settings::Settings;
+use crate::storage::waiting_bytes_max;
 
 /// Another node of the site. Connections to it are made again whenever they are lost.
 ///
@@ -29,12 +30,17 @@ use crate::settings::Settings;
 pub struct Peer {
     name: String,
     address: SocketAddr,
-    /// For appends: a node answers so many questions of one connection at a time, and appends may wait for long.
+    /// For appends above the level `local`: the node reads questions of one connection in their order, and what it has no
+    /// room for holds up those behind it.
     appends: Client,
+    /// For appends at the level `local`.
+    local: Client,
     /// For all else.
     control: Client,
     silence: watch::Receiver<Silence>,
     absences: Arc<AtomicU64>,
+    /// What appends that wait for the other site may hold, at all other nodes together.
+    passed_on: Budget,
     beat: JoinHandle<()>,
 }
 
@@ -94,12 +100,14 @@ impl Peers {
                 None => known.push((address, None, vec![role])),
             }
         }
+        let passed_on = Budget::new(waiting_bytes_max(settings));
         let mut others = Vec::new();
         for (address, node, roles) in known {
             let words: Vec<&str> = roles.iter().map(|role| role.name()).collect();
             let number = node.map_or_else(String::new, |node| format!(" {node}"));
             let name = format!("{} node{number}", words.join(" and "));
-            let peer = Peer::new(name, address, [identity()?, identity()?])?;
+            let identities = [identity()?, identity()?, identity()?];
+            let peer = Peer::new(name, address, identities, passed_on.clone())?;
             others.push(Other { node, roles, peer });
         }
         let with = |role: Role| others.iter().filter(move |other| other.roles.contains(&role));
@@ -130,22 +138,39 @@ impl Peer {
     ///
     /// # Errors
     /// The certificate cannot be used, or there is no socket.
-    pub fn new(name: String, address: SocketAddr, identities: [Identity; 2]) -> Result<Arc<Self>, Error> {
+    pub fn new(
+        name: String,
+        address: SocketAddr,
+        identities: [Identity; 3],
+        passed_on: Budget,
+    ) -> Result<Arc<Self>, Error> {
         let client = |identity| {
             Client::new(ClientConfig {
                 call_timeout: CALL_TIMEOUT,
                 connect_timeout: BEAT_LIMIT,
                 idle_timeout: IDLE_TIMEOUT,
                 backoff_max: BEAT,
+                // Whoever asked this node decides: an append that waits here for a place there would hold its bytes.
+                repeat_busy: false,
                 ..ClientConfig::new(address, identity)
             })
         };
-        let [first, second] = identities;
-        let (appends, control) = (client(first)?, client(second)?);
+        let [first, second, third] = identities;
+        let (appends, local, control) = (client(first)?, client(second)?, client(third)?);
         let (say, silence) = watch::channel(Some((Instant::now(), Arc::from("it has not answered yet"))));
         let absences = Arc::new(AtomicU64::new(0));
         let beat = listen(format!("{name} at {address}"), control.clone(), say, absences.clone());
-        Ok(Arc::new(Self { name, address, appends, control, silence, absences, beat: tokio::spawn(beat) }))
+        Ok(Arc::new(Self {
+            name,
+            address,
+            appends,
+            local,
+            control,
+            silence,
+            absences,
+            passed_on,
+            beat: tokio::spawn(beat),
+        }))
     }
 
     /// How often it has gone away.
@@ -183,6 +208,16 @@ impl Peer {
                 return self.away("nobody listens to it any more");
             }
         }
+    }
+
+    fn too_many_wait(&self, log: LogId, durability: Durability) -> Error {
+        let message = format!(
+            "append to log {log}: {} bytes of appends above the level local were passed on to other nodes and wait for \
+             their answers, and no more are; this attempt stored nothing. Retry at level {durability} after a pause, \
+             ask a node that has the log, or append at local",
+            self.passed_on.held_bytes()
+        );
+        Error::new(ErrorKind::Busy, message)
     }
 
     fn away(&self, reason: &str) -> Error {
@@ -239,11 +274,20 @@ impl Backend for Peer {
         self.ask(self.control.place(log, request)).boxed()
     }
 
-    fn append(&self, request: AppendRequest) -> Later<'_, Appended> {
+    fn append(&self, request: AppendRequest, credit: Credit) -> Later<'_, Appended> {
         let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } = request;
         let options =
             AppendOptions { durability, max_risk, deadline, request, explain, trace, timeout: None };
-        self.ask(self.appends.append(log, payload, options)).boxed()
+        let asking = async move {
+            // The bytes are sent again when the connection is lost, so they and their credit are kept until the answer.
+            if durability == Durability::Local {
+                return self.local.append(log, payload, options).await;
+            }
+            let passed_on = self.passed_on.try_enter(credit.bytes());
+            let _passed_on = passed_on.ok_or_else(|| self.too_many_wait(log, durability))?;
+            self.appends.append(log, payload, options).await
+        };
+        self.ask(asking).boxed()
     }
 
     fn read(&self, log: LogId, address: LogAddress) -> Later<'_, ReadRecord> {
@@ -272,12 +316,16 @@ impl Backend for Peer {
         self.ask(self.control.scan(log, from, count)).boxed()
     }
 
-    fn status(&self, histograms: bool) -> Later<'_, Value> {
-        self.ask(self.control.status(histograms)).boxed()
+    fn status(&self) -> Later<'_, Value> {
+        self.ask(self.control.status()).boxed()
     }
 
     fn promote(&self, dry_run: bool) -> Later<'_, Promotion> {
         self.ask(self.control.promote(dry_run)).boxed()
+    }
+
+    fn list_missing(&self, log: LogId, from: LogAddress) -> Later<'_, Promotion> {
+        self.ask(self.control.list_missing(log, from)).boxed()
     }
 
     fn change_code(&self, request: CodeRequest) -> Later<'_, String> {

@@ -66,8 +66,16 @@ impl Placement {
             choice = self.choose(&request).await?;
         }
         match choice {
-            Choice::New { log, node } => self.place(log, node, request).await,
-            Choice::Exists(log) => Ok(log),
+            Choice::New { log, node } => {
+                let name = request.name.clone();
+                let placed = self.place(log, node, request).await;
+                if placed.is_err() {
+                    self.metadata.do_send(ForgetLog { name });
+                }
+                placed
+            }
+            // Whoever asked first may have gone before the log was durable, so nobody knows what became of it.
+            Choice::Exists { log, node } => self.place(log, node, request).await,
             Choice::Taken { log, node, error } => {
                 if self.creator(log, node).await? == request.request && !request.request.is_none() {
                     return Ok(log);
@@ -87,13 +95,12 @@ impl Placement {
         self.metadata.send(create).await.map_err(|_| closed())
     }
 
+    /// Has the node create the log, unless it has it, and waits until that is durable.
     async fn place(&self, log: LogId, node: NodeId, request: CreateRequest) -> Result<LogId, Error> {
-        let name = request.name.clone();
         let placed = self.home(node)?.backend.place(log, request).await;
         if let Err(error) = &placed {
             tracing::warn!(%log, %node, %error, "log was not created");
             // In a site of one node nothing else can have appeared; else what became of it is asked for again.
-            self.metadata.do_send(ForgetLog { name });
             if self.homes.len() > 1 || self.homes.iter().any(|home| home.peer.is_some()) {
                 self.metadata.do_send(Outdated);
             }

@@ -1,23 +1,24 @@
 //! A site of several nodes as clients of any of them see it: every question goes to the node that can answer it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, LogDigest, LogState, Promotion, ReadRecord,
-    Stretch,
+    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Credit, LogDigest, LogState, Promotion,
+    ReadRecord, Stretch,
 };
-use parhelion_types::{Error, ErrorKind, LogAddress, LogId, NodeId};
-use serde_json::{Map, Value, json};
+use parhelion_types::{Error, ErrorKind, LogAddress, LogId};
+use serde_json::{Value, json};
 
-use crate::backend::NodeBackend;
+use crate::backend::{NodeBackend, primary_already};
 use crate::logs::{MISSING_MAX, OwnLogs, unknown_log};
 use crate::peers::Peers;
 use crate::placement::Home;
+use crate::status;
 
 /// A site of several nodes.
 ///
@@ -31,15 +32,13 @@ pub struct SiteBackend {
     homes: Vec<Home>,
     peers: Peers,
     owners: RwLock<HashMap<LogId, usize>>,
-    /// What nodes found when they were promoted: who has to repeat the promotion of a site is told all of it.
-    found: Mutex<BTreeMap<NodeId, Promotion>>,
 }
 
 impl SiteBackend {
     /// What clients of this node see: `homes` are all storage nodes, this one among them if it is one.
     pub fn new(here: Arc<NodeBackend>, homes: Vec<Home>, peers: Peers) -> Self {
         let own = here.logs.as_ref().map(|logs| logs.own.clone()).unwrap_or_default();
-        Self { here, own, homes, peers, owners: RwLock::default(), found: Mutex::default() }
+        Self { here, own, homes, peers, owners: RwLock::default() }
     }
 
     /// Hands a question to the storage node that has the log.
@@ -100,12 +99,10 @@ impl SiteBackend {
         answers.into_iter().collect()
     }
 
-    async fn site_status(&self, histograms: bool) -> Result<Value, Error> {
-        let here = self.here.status(histograms);
-        let (here, others) = futures_util::join!(
-            here,
-            join_all(self.peers.others.iter().map(|other| other.peer.status(histograms)))
-        );
+    async fn site_status(&self) -> Result<Value, Error> {
+        let here = self.here.status();
+        let (here, others) =
+            futures_util::join!(here, join_all(self.peers.others.iter().map(|other| other.peer.status())));
         let here = here?;
         let mut nodes = vec![json!({
             "node": here["node"], "roles": here["roles"], "address": self.here.about.address, "reachable": true,
@@ -128,53 +125,52 @@ impl SiteBackend {
         Ok(merged(&here, nodes))
     }
 
-    /// Promotes every storage node, or none if one of them does not answer.
+    /// Promotes every storage node, or none if one of them does not answer. Those that were promoted before, whoever
+    /// asked for it, say again what they found.
     async fn promote_site(&self, dry_run: bool) -> Result<Promotion, Error> {
-        let mut mirrors = Vec::new();
-        let states =
-            self.ask_all(|home| home.status(false)).await.map_err(|error| nothing_changed(&error))?;
+        let (mut mirrors, mut promoted) = (Vec::new(), Vec::new());
+        let states = self.ask_all(|home| home.status()).await.map_err(|error| nothing_changed(&error))?;
         for (home, state) in self.homes.iter().zip(states) {
             match state["duty"].as_str() {
                 Some("mirror") => mirrors.push(home),
-                Some("promoted") => {}
+                Some("promoted") => promoted.push(home),
                 _ => return Err(primary_already()),
             }
         }
-        if mirrors.is_empty() {
+        if dry_run && mirrors.is_empty() {
             return Err(primary_already());
         }
         let looks = join_all(mirrors.iter().map(|home| home.backend.promote(true))).await;
         let looks =
             looks.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| nothing_changed(&error))?;
-        let earlier: Vec<Promotion> = {
-            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            let promoted = |node: &NodeId| !mirrors.iter().any(|home| home.node == *node);
-            found.iter().filter(|(node, _)| promoted(node)).map(|(_, promotion)| promotion.clone()).collect()
-        };
         if dry_run {
-            return Ok(together(looks.into_iter().chain(earlier)));
+            return Ok(together(looks.into_iter().chain(found_before(&promoted).await?)));
         }
         let answers = join_all(mirrors.iter().map(|home| home.backend.promote(false))).await;
         let mut done = Vec::new();
         let mut failed = Vec::new();
         for (home, answer) in mirrors.iter().zip(answers) {
             match answer {
-                Ok(promotion) => {
-                    let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.insert(home.node, promotion.clone());
-                    done.push(promotion);
-                }
-                Err(error) => failed.push(format!("node {}: {}", home.node, error.message())),
+                Ok(promotion) => done.push(promotion),
+                Err(error) => failed.push(of_node(home, &error).message().to_owned()),
             }
         }
         if !failed.is_empty() {
             return Err(Error::unavailable(format!(
-                "the site is not promoted as a whole: {}; its other storage nodes are. Promote it again, at this same \
-                 node: nothing is done twice, and all that is missing will be named",
+                "the site is not promoted as a whole: {}; its other storage nodes are. Promote it again, at any node: \
+                 nothing is done twice, and all that is missing will be named",
                 failed.join("; ")
             )));
         }
-        Ok(together(done.into_iter().chain(earlier)))
+        Ok(together(done.into_iter().chain(found_before(&promoted).await?)))
+    }
+
+    /// The first missing appends of all nodes: each node names its first ones, so those of all are among them.
+    async fn missing_of_site(&self, log: LogId, from: LogAddress) -> Result<Promotion, Error> {
+        let pages = join_all(self.homes.iter().map(|home| home.backend.list_missing(log, from))).await;
+        let pages =
+            self.homes.iter().zip(pages).map(|(home, page)| page.map_err(|error| of_node(home, &error)));
+        Ok(together(pages.collect::<Result<Vec<_>, _>>()?))
     }
 }
 
@@ -186,8 +182,8 @@ impl Backend for SiteBackend {
         }
     }
 
-    fn append(&self, request: AppendRequest) -> Later<'_, Appended> {
-        self.route(request.log, move |home| home.append(request))
+    fn append(&self, request: AppendRequest, credit: Credit) -> Later<'_, Appended> {
+        self.route(request.log, move |home| home.append(request, credit))
     }
 
     fn read(&self, log: LogId, address: LogAddress) -> Later<'_, ReadRecord> {
@@ -223,12 +219,16 @@ impl Backend for SiteBackend {
         self.route(log, move |home| home.scan(log, from, count))
     }
 
-    fn status(&self, histograms: bool) -> Later<'_, Value> {
-        self.site_status(histograms).boxed()
+    fn status(&self) -> Later<'_, Value> {
+        self.site_status().boxed()
     }
 
     fn promote(&self, dry_run: bool) -> Later<'_, Promotion> {
         self.promote_site(dry_run).boxed()
+    }
+
+    fn list_missing(&self, log: LogId, from: LogAddress) -> Later<'_, Promotion> {
+        self.missing_of_site(log, from).boxed()
     }
 
     /// Through any storage node: all of them share the one link, and are told of its code.
@@ -252,26 +252,12 @@ impl Backend for SiteBackend {
     }
 }
 
-/// The status of a site: as that of a single node, with the logs of all and the link of the link node, and each node's
-/// own beside it.
-fn merged(here: &Value, nodes: Vec<Value>) -> Value {
+/// The status of a site: as that of a single node, with the logs of all and the link of the link node, and beside it
+/// each node's own without its logs.
+fn merged(here: &Value, mut nodes: Vec<Value>) -> Value {
     let statuses: Vec<&Value> = nodes.iter().map(|node| &node["status"]).collect();
     let storage: Vec<&Value> = statuses.iter().copied().filter(|status| status["logs"].is_object()).collect();
-    let mut logs: Vec<Value> = storage.iter().copied().flat_map(logs_of).collect();
-    logs.sort_by_key(|log| log["log"].as_u64());
-    let mut all = Map::new();
-    // A mirror knows nothing of these.
-    if storage.iter().any(|status| status["logs"]["linked"].is_boolean()) {
-        let linked = storage.iter().all(|status| status["logs"]["linked"] == json!(true));
-        all.insert("linked".to_owned(), json!(linked));
-        if let Some(code) = storage.iter().map(|status| &status["logs"]["code"]).find(|code| code.is_string())
-        {
-            all.insert("code".to_owned(), code.clone());
-        }
-        let bytes = storage.iter().filter_map(|status| status["logs"]["unconfirmed_bytes"].as_u64());
-        all.insert("unconfirmed_bytes".to_owned(), json!(bytes.sum::<u64>()));
-    }
-    all.insert("logs".to_owned(), Value::Array(logs));
+    let logs = status::of_site(&storage);
     let mut duties: Vec<&str> = storage.iter().filter_map(|status| status["duty"].as_str()).collect();
     duties.dedup();
     let duty = match *duties {
@@ -281,22 +267,31 @@ fn merged(here: &Value, nodes: Vec<Value>) -> Value {
     };
     let first = |key: &str| statuses.iter().map(|status| &status[key]).find(|value| !value.is_null());
     let sum = |key: &str| storage.iter().filter_map(|status| status[key].as_u64()).sum::<u64>();
-    json!({
-        "version": here["version"], "site": here["site"], "node": here["node"], "duty": duty, "logs": all,
+    let mut site = json!({
+        "version": here["version"], "site": here["site"], "node": here["node"], "duty": duty, "logs": logs,
         "link": first("link"), "channel": first("channel"), "queued_bytes": sum("queued_bytes"),
         "in_flight_bytes": sum("in_flight_bytes"),
-        "mirroring_latency_micros": first("mirroring_latency_micros"), "nodes": nodes,
-    })
+        "mirroring_latency_micros": first("mirroring_latency_micros"),
+    });
+    for node in &mut nodes {
+        if let Some(logs) = node.pointer_mut("/status/logs").and_then(Value::as_object_mut) {
+            logs.remove("logs");
+        }
+    }
+    site["nodes"] = Value::Array(nodes);
+    site
 }
 
-/// The logs in a storage node's status, each with its node.
-fn logs_of(status: &Value) -> Vec<Value> {
-    let logs = status["logs"]["logs"].as_array().cloned().unwrap_or_default();
-    let mut logs = logs;
-    for log in &mut logs {
-        log["node"] = status["node"].clone();
-    }
-    logs
+/// What nodes found that were promoted before.
+async fn found_before(promoted: &[&Home]) -> Result<Vec<Promotion>, Error> {
+    let first = (LogId(0), LogAddress::default());
+    let found = join_all(promoted.iter().map(|home| home.backend.list_missing(first.0, first.1))).await;
+    promoted.iter().zip(found).map(|(home, found)| found.map_err(|error| of_node(home, &error))).collect()
+}
+
+/// An error of one of the nodes.
+fn of_node(home: &Home, error: &Error) -> Error {
+    Error::new(error.kind(), format!("node {}: {}", home.node, error.message()))
 }
 
 /// What the nodes of a site found when they were promoted, as one finding.
@@ -325,10 +320,6 @@ fn nothing_changed(error: &Error) -> Error {
     )
 }
 
-fn primary_already() -> Error {
-    Error::invalid("this site is a primary already; only a mirror can be promoted")
-}
-
 #[cfg(test)]
 mod tests {
     use parhelion_gate::Missing;
@@ -341,7 +332,10 @@ mod tests {
             "node": node, "reachable": true,
             "status": {
                 "node": node, "duty": duty, "queued_bytes": 10,
-                "logs": { "linked": linked, "unconfirmed_bytes": 5, "logs": [{ "log": log, "name": "n" }] },
+                "logs": {
+                    "linked": linked, "unconfirmed_bytes": 5, "totals": { "logs": 1 },
+                    "logs": [{ "log": log, "name": "n" }],
+                },
             },
         })
     }
@@ -364,6 +358,9 @@ mod tests {
             logs.iter().map(|log| (log["log"].as_u64(), log["node"].as_u64())).collect::<Vec<_>>(),
             [(Some(4), Some(3)), (Some(7), Some(2))]
         );
+        assert_eq!(site["logs"]["totals"]["logs"], 2);
+        assert_eq!(site["nodes"][1]["status"]["logs"]["totals"]["logs"], 1);
+        assert!(site["nodes"][1]["status"]["logs"]["logs"].is_null(), "said once: {site}");
         assert_eq!(site["nodes"][3], away);
         let halves = merged(&here, vec![storage(2, "promoted", true, 7), storage(3, "mirror", true, 4)]);
         assert_eq!(halves["duty"], "partly promoted");

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use actix::{Addr, Arbiter};
-use parhelion_actor_runtime::{Clock, Gate, Policy};
+use parhelion_actor_runtime::{Budget, Clock, Policy};
 use parhelion_estimator::{Belief, EstimatorActor};
+use parhelion_log::Tail;
 use parhelion_mirror::PrimaryLog;
 use parhelion_observability::Telemetry;
 use parhelion_plugin::Structure;
@@ -16,7 +17,8 @@ use parhelion_storage::{
     AnswerBatches, FromStore, MirroringLatency, PendingBytes, Request, RequestBatches, SetChannel,
     StorageActor, StorageConfig,
 };
-use parhelion_types::{Epoch, Error, ErrorKind, LogId, RequestId};
+use parhelion_types::limits::WAITING_APPEND_BYTES;
+use parhelion_types::{Epoch, Error, ErrorKind, LogId, RequestId, SiteId};
 
 use crate::drivers;
 use crate::logs::{LocalLogs, OwnLogs};
@@ -60,15 +62,25 @@ impl StorageRole {
         }
         let learned = learned(&own)?;
         report_recovery(&recovered, site, is_mirror);
-        let logs = recovered.into_iter().map(|log| primary_log(log, site)).collect();
+        if settings.node.duty == Duty::Mirror && site.promoted {
+            tracing::warn!(
+                "this site was promoted and is a primary, whatever node.duty says; to mirror another site it needs an empty \
+                 data directory"
+            );
+        }
+        let commons = common_ends(&store, &recovered, is_mirror)?;
+        let logs =
+            recovered.into_iter().zip(commons).map(|(log, common)| primary_log(log, common, site)).collect();
 
         let estimator = EstimatorParts::new(settings, clock.clone(), address.clone())?;
         let here = own.clone();
+        let in_flight = Budget::new(settings.api.in_flight.as_u64());
         let storage_config = StorageConfig {
             store: store.clone(),
             clock: clock.clone(),
-            primary: primary_core_config(settings, site.epoch),
+            primary: primary_core_config(settings, site),
             pricer: pricer(settings, plugins, &estimator.belief)?,
+            waiting_max: waiting_bytes_max(settings) as usize / WAITING_APPEND_BYTES,
             metrics: telemetry.metrics().clone(),
             tracer: telemetry.tracer().clone(),
             pending: pending.clone(),
@@ -80,9 +92,10 @@ impl StorageRole {
             }),
             promote: remember_promotion(store.clone()),
         };
+        let number = SiteId(settings.node.site);
         let storage = start_on(arbiter, "storage", Policy::CRASH, move || {
             if is_mirror {
-                StorageActor::mirror(storage_config, site.epoch, logs)
+                StorageActor::mirror(storage_config, number, site.epoch.max(site.seen), logs)
             } else {
                 StorageActor::primary(storage_config, logs)
             }
@@ -102,7 +115,7 @@ impl StorageRole {
             appends: RequestBatches::new(storage.clone()),
             storage,
             store,
-            gate: Gate::new(settings.api.in_flight.as_u64()),
+            in_flight,
             clock,
             mirroring,
             belief: is_primary.then_some(belief),
@@ -118,6 +131,12 @@ impl StorageRole {
             tracing::warn!(?limit, "the disk did not keep up; what is not synced was not acknowledged");
         }
     }
+}
+
+/// What appends may hold of `api.in_flight` while they wait for the other site: a quarter here, and as much where they were
+/// passed on to other nodes. The rest takes the largest append at the level `local`; see `IN_FLIGHT_BYTES_MIN`.
+pub fn waiting_bytes_max(settings: &Settings) -> u64 {
+    settings.api.in_flight.as_u64().min(Budget::BYTES_MAX) / 4
 }
 
 /// The estimator before it is started, and what others see of it.
@@ -147,13 +166,8 @@ fn open_store(
     settings: &Settings,
     storage: Arc<OnceLock<Addr<StorageActor>>>,
 ) -> Result<(Arc<Store>, Vec<RecoveredLog>), Failure> {
-    let directories = if settings.storage.directories.is_empty() {
-        vec![settings.node.data.join("store")]
-    } else {
-        settings.storage.directories.clone()
-    };
     let config = StoreConfig {
-        directories,
+        directories: settings.data_directories(),
         segment_bytes: segment_bytes(settings),
         queue_bytes_max: usize::try_from(settings.storage.queue.as_u64()).unwrap_or(usize::MAX),
         requests_max: settings.mirror.requests as usize,
@@ -179,18 +193,30 @@ fn report_recovery(recovered: &[RecoveredLog], site: SiteState, is_mirror: bool)
     tracing::info!(logs = recovered.len(), epoch = %site.epoch, is_mirror, "recovered");
 }
 
-fn primary_log(log: RecoveredLog, site: SiteState) -> PrimaryLog {
+/// Where the logs ended when this site was last sure of having all that its mirror has. A mirror is never sure.
+fn common_ends(store: &Store, recovered: &[RecoveredLog], is_mirror: bool) -> Result<Vec<Tail>, Failure> {
+    let tails: Vec<Tail> = recovered.iter().map(|log| log.tail).collect();
+    if is_mirror {
+        let logs: Vec<LogId> = tails.iter().map(Tail::log).collect();
+        return store.catalogue().forget_commons(&logs).map(|()| tails).map_err(Failure::new);
+    }
+    store.catalogue().commons(&tails).map_err(Failure::new)
+}
+
+fn primary_log(log: RecoveredLog, mut common: Tail, site: SiteState) -> PrimaryLog {
     let mut tail = log.tail;
     tail.promote(site.epoch);
+    common.promote(tail.epoch());
     let RecoveredLog { log, name, degrade, active, requests, newest, damage, .. } = log;
     let refusal = damage.map(|damage| Error::new(ErrorKind::Corrupt, damage.to_string()));
-    PrimaryLog { log, name, degrade, tail, active, requests, newest, refusal }
+    PrimaryLog { log, name, degrade, tail, common, active, requests, newest, refusal }
 }
 
 fn remember_promotion(store: Arc<Store>) -> Box<dyn Fn(Epoch) -> Result<(), Error> + Send> {
     Box::new(move |epoch| {
-        let state = SiteState { epoch, promoted: true };
-        store.catalogue().put_site(state).map_err(|error| Error::unavailable(error.to_string()))
+        let catalogue = store.catalogue();
+        let promoted = |site| catalogue.put_site(SiteState { epoch, promoted: true, ..site });
+        catalogue.site().and_then(promoted).map_err(|error| Error::unavailable(error.to_string()))
     })
 }
 
@@ -198,13 +224,15 @@ fn segment_bytes(settings: &Settings) -> u32 {
     u32::try_from(settings.storage.segment.as_u64()).unwrap_or(u32::MAX)
 }
 
-fn primary_core_config(settings: &Settings, epoch: Epoch) -> parhelion_mirror::PrimaryConfig {
+fn primary_core_config(settings: &Settings, site: SiteState) -> parhelion_mirror::PrimaryConfig {
     parhelion_mirror::PrimaryConfig {
         segment_bytes: segment_bytes(settings),
         link_buffer_bytes_max: usize::try_from(settings.link.buffer.as_u64()).unwrap_or(usize::MAX),
         deadline: settings.mirror.deadline,
         requests_max: settings.mirror.requests as usize,
-        epoch,
+        epoch: site.epoch,
+        seen: site.seen,
+        has_mirror: settings.node.duty == Duty::Primary,
     }
 }
 

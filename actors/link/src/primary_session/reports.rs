@@ -48,9 +48,15 @@ impl PrimarySession {
                 report.missing.iter().map(|run| (run.0.to_native(), run.1.to_native())).collect();
             bulk.sender.handle_report(now, report.settled_symbols.to_native(), &missing);
             for mark in &advanced {
-                bulk.sender.handle_confirmed(RecordKey { log: LogId(mark.log), number: mark.records });
+                let log = LogId(mark.log);
+                match mark.is_refused() {
+                    true => bulk.forget_log(log),
+                    false => bulk.sender.handle_confirmed(RecordKey { log, number: mark.records }),
+                }
             }
-            self.telemetry = Some((&report.channel).into());
+            let counts = (&report.channel).into();
+            self.tally.count(&self.stats, &counts);
+            self.telemetry = Some(counts);
         }
         if !advanced.is_empty() {
             self.events.push(LinkEvent::Mirrored(advanced));

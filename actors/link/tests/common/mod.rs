@@ -174,6 +174,7 @@ pub struct Mirror {
     pub store: Arc<Mutex<Store>>,
     /// What the storage actor says it has not made durable yet, in bytes.
     pub pending: Arc<AtomicUsize>,
+    driver: tokio::task::JoinHandle<()>,
 }
 
 /// What a mirror has. It survives the driver, as a disk does.
@@ -186,6 +187,8 @@ pub struct Store {
     session: BTreeSet<(u32, u64)>,
     pub downs: Vec<String>,
     pub refuse: Option<Error>,
+    /// Logs of which nothing becomes durable.
+    pub never_durable: BTreeSet<u32>,
     /// For measurements: records are counted, not compared and kept.
     pub forget_bytes: bool,
 }
@@ -254,6 +257,9 @@ impl Store {
         assert_eq!(bytes, record(log, number, bytes.len()), "record {log}:{number} is not what was sent");
         assert!(self.session.insert((log, number)), "record {log}:{number} came twice in one session");
         self.records.insert((log, number), bytes);
+        if self.never_durable.contains(&log) {
+            return None;
+        }
         let before = self.durable.get(&log).copied().unwrap_or(0);
         let mut durable = before;
         while self.records.contains_key(&(log, durable)) {
@@ -274,8 +280,15 @@ impl Mirror {
         let pending = Arc::new(AtomicUsize::new(0));
         let sink =
             MirrorEvents { store: store.clone(), commands: commands.clone(), pending: pending.clone() };
-        let (addresses, stats) = MirrorDriver::start(config, receiver, Box::new(sink)).unwrap();
-        Self { commands, addresses, stats, store, pending }
+        let driver = MirrorDriver::new(config, receiver, Box::new(sink)).unwrap();
+        let (addresses, stats) = (driver.addresses().unwrap(), driver.stats());
+        Self { commands, addresses, stats, store, pending, driver: tokio::spawn(driver.run()) }
+    }
+
+    /// Ends without a word, as a process that is killed.
+    pub async fn kill(&mut self) {
+        self.driver.abort();
+        assert!((&mut self.driver).await.is_err_and(|error| error.is_cancelled()));
     }
 
     pub async fn close(&self) {

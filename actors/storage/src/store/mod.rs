@@ -10,6 +10,7 @@
 //! <directory>/spare/<n>.seg              files of zeros, ready to become segments
 //! <directory>/cut/<log>-<number>/        what was cut off a mirror's log, kept for people
 //! <first directory>/catalogue/           RocksDB: checkpoints, durable counts, the site's epoch
+//! <first directory>/promotion            what the site's promotion found, see [`crate::finding`]
 //! ```
 //!
 //! A synced write into blocks that were written before costs about half of one that appends or that fills
@@ -29,15 +30,16 @@ mod writer;
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use parhelion_log::{ActiveMap, Record, Tail};
+use parhelion_log::{ActiveMap, KnownRequest, Record, Tail};
 use parhelion_types::{Degrade, LogAddress, LogId, RequestId, SourceTime};
 
 use crate::catalogue::{Catalogue, CatalogueError};
+pub(crate) use files::sync_directory;
 use homes::Homes;
 use reader::Reader;
 use spares::Spares;
@@ -131,8 +133,8 @@ pub struct RecoveredLog {
     pub tail: Tail,
     /// Which appends are freed.
     pub active: ActiveMap,
-    /// Its newest requests: id, record number, address.
-    pub requests: Vec<(RequestId, u64, LogAddress)>,
+    /// Its newest requests.
+    pub requests: Vec<KnownRequest>,
     /// When its newest record was accepted; zero where recovery looked at none.
     pub newest: SourceTime,
     /// Bytes of a record that was being written when the node died, and was never acknowledged.
@@ -225,9 +227,27 @@ pub enum StoreError {
     Catalogue(#[from] CatalogueError),
 }
 
+impl StoreError {
+    /// Whether the same request may succeed later with nothing done about it, or after an operator has mended the
+    /// disk: a file that could not be opened or read, a full queue. Damage stays, and so does a record that is not
+    /// there.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::Directory { .. } | Self::Busy(_) | Self::Catalogue(_) => true,
+            Self::Corrupt(_)
+            | Self::NoRecord { .. }
+            | Self::Locked(_)
+            | Self::NotMounted { .. }
+            | Self::Twice { .. } => false,
+        }
+    }
+}
+
 /// Segments of a node's logs. Dropping it writes what is queued, syncs, and joins the writers.
 #[derive(Debug)]
 pub struct Store {
+    home: PathBuf,
     catalogue: Arc<Catalogue>,
     reader: Arc<Reader>,
     queues: Vec<mpsc::Sender<Job>>,
@@ -254,8 +274,7 @@ impl Store {
             locks.push(lock::DirectoryLock::take(directory)?);
         }
         let catalogue = Arc::new(Catalogue::open(&first.join("catalogue"))?);
-        files::sync_directory(first)
-            .map_err(|reason| StoreError::Directory { path: first.clone(), reason })?;
+        sync_directory(first).map_err(|reason| StoreError::Directory { path: first.clone(), reason })?;
         let (found, recovered) = Self::recover(&config, &catalogue)?;
         let homes = Arc::new(Homes::new(config.directories.clone(), found, &recovered));
         let reader = Arc::new(Reader::new(homes.clone()));
@@ -268,6 +287,7 @@ impl Store {
             on_event,
         };
         let mut store = Self {
+            home: first.clone(),
             catalogue,
             reader,
             queued_bytes: shared.queued_bytes.clone(),
@@ -382,10 +402,11 @@ impl Store {
     }
 
     /// Reads durable records in log order from an address on, up to `bytes_max` bytes (8 KiB at least) and
-    /// at least one record. Empty at the end of the log.
+    /// at least one record. Empty at the end of the log. The records keep at most twice their size in memory, and what is
+    /// read in vain is less than one record in each segment.
     ///
     /// # Errors
-    /// A record is damaged, none starts at the address, or a file cannot be read.
+    /// A record is damaged, none starts at the address, or a file cannot be read ([`StoreError::is_transient`]).
     pub fn read_from(
         &self,
         log: LogId,
@@ -399,6 +420,12 @@ impl Store {
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes.load(Ordering::Acquire)
+    }
+
+    /// The first data directory, which also has what is not about one log.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
     }
 
     /// The site's durable facts.

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use parhelion_log::{RECORD_HEADER_BYTES, Record, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Tail};
 use parhelion_types::{Epoch, LogAddress, LogId, SegmentId};
+use rustix::io::Errno;
 
 use super::files::segment_path;
 use super::homes::Homes;
@@ -31,6 +32,14 @@ pub(crate) struct Reader {
 struct Place {
     number: u64,
     chain: u32,
+}
+
+/// Consecutive bytes of a segment.
+struct Piece {
+    bytes: Bytes,
+    start: LogAddress,
+    /// Whether no more of the segment can be read behind them.
+    is_whole_rest: bool,
 }
 
 impl Reader {
@@ -72,6 +81,7 @@ impl Reader {
         Record::parse(bytes).map_err(|error| self.corrupt(log, address, &error.to_string()))
     }
 
+    /// As [`Store::read_from`](super::Store::read_from).
     pub fn read_from(
         &self,
         log: LogId,
@@ -103,43 +113,20 @@ impl Reader {
             let Some(file) = self.file(log, address.segment)? else {
                 return Err(self.corrupt(log, start_of(address.segment), "the segment is missing"));
             };
-            let bytes = self.read_at(log, address, &file, left)?;
-            let is_whole = bytes.len() < left;
-            let mut at = 0;
-            let damage = loop {
-                if address >= end {
-                    return Ok(());
-                }
-                if bytes.len() - at < RECORD_HEADER_BYTES && !is_whole {
-                    return Ok(());
-                }
-                let header = match header_at(&bytes[at..], log, address) {
-                    Ok(header) => header,
-                    Err(reason) => break reason,
-                };
-                if let Some(last) = records.last()
-                    && place_behind(last) != place_at(&header)
-                {
-                    // Whoever went on from here would find a whole record and notice nothing.
-                    records.clear();
-                    return Err(self.corrupt(log, address, "the record does not continue the one before"));
-                }
-                if at + header.record_bytes() > bytes.len() {
-                    if records.is_empty() {
-                        records.push(self.read(log, address)?);
-                        return Ok(());
-                    }
-                    if is_whole {
-                        return Err(self.corrupt(log, address, "the file ends within the record"));
-                    }
-                    return Ok(());
-                }
-                let record = Record::parse(bytes.slice(at..at + header.record_bytes()))
-                    .map_err(|error| self.corrupt(log, address, &error.to_string()))?;
-                at = (at + header.stored_bytes() as usize).min(bytes.len());
-                address = header.next_address();
-                records.push(record);
+            // Behind the end of the log there are zeros, or records that are not durable.
+            let wanted = match address.segment == end.segment {
+                true => left.min((end.offset - address.offset) as usize),
+                false => left,
             };
+            let bytes = self.read_at(log, address, &file, wanted)?;
+            let first = records.len();
+            let piece = Piece { is_whole_rest: bytes.len() < left, start: address, bytes };
+            let taken = self.take(log, &piece, end, records);
+            keep_alone(records.get_mut(first..).unwrap_or_default(), piece.bytes.len());
+            let Some(damage) = taken? else { return Ok(()) };
+            if let Some(last) = records[first..].last() {
+                address = last.header.next_address();
+            }
             // The log goes on, but not here: either the segment is used up, or this is damage.
             let place = match records.last() {
                 Some(last) => place_behind(last),
@@ -148,15 +135,58 @@ impl Reader {
             if !self.opens_with(log, address.segment.next(), place)? {
                 return Err(self.corrupt(log, address, &damage));
             }
-            left = left.saturating_sub(at);
+            left = left.saturating_sub((address.offset - piece.start.offset) as usize);
             address = LogAddress { segment: address.segment.next(), offset: SEGMENT_HEADER_BYTES };
         }
         Ok(())
     }
 
+    /// Takes the records of a piece. Why there is none where the log goes on, if that is so; else the log ends, or the
+    /// next record needs another piece.
+    fn take(
+        &self,
+        log: LogId,
+        piece: &Piece,
+        end: LogAddress,
+        records: &mut Vec<Record>,
+    ) -> Result<Option<String>, StoreError> {
+        let (bytes, mut address) = (&piece.bytes, piece.start);
+        let mut at = 0;
+        while address < end {
+            if bytes.len() - at < RECORD_HEADER_BYTES && !piece.is_whole_rest {
+                return Ok(None);
+            }
+            let header = match header_at(&bytes[at..], log, address) {
+                Ok(header) => header,
+                Err(reason) => return Ok(Some(reason)),
+            };
+            if let Some(last) = records.last()
+                && place_behind(last) != place_at(&header)
+            {
+                // Whoever went on from here would find a whole record and notice nothing.
+                records.clear();
+                return Err(self.corrupt(log, address, "the record does not continue the one before"));
+            }
+            if at + header.record_bytes() > bytes.len() {
+                if records.is_empty() {
+                    records.push(self.read(log, address)?);
+                } else if piece.is_whole_rest {
+                    return Err(self.corrupt(log, address, "the file ends within the record"));
+                }
+                return Ok(None);
+            }
+            let record = Record::parse(bytes.slice(at..at + header.record_bytes()))
+                .map_err(|error| self.corrupt(log, address, &error.to_string()))?;
+            at = (at + header.stored_bytes() as usize).min(bytes.len());
+            address = header.next_address();
+            records.push(record);
+        }
+        Ok(None)
+    }
+
     /// Closes the log's files, of which some have been moved aside.
     pub fn forget(&self, log: LogId) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| *of != log);
+        self.lock().retain(|(of, _), _| *of != log);
     }
 
     /// What a record at `address` would continue, found by walking the segment's headers.
@@ -198,12 +228,18 @@ impl Reader {
     }
 
     fn file(&self, log: LogId, segment: SegmentId) -> Result<Option<Arc<File>>, StoreError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         if let Some(file) = open.get(&(log, segment)) {
             return Ok(Some(file.clone()));
         }
         let path = segment_path(self.homes.directory(log), log, segment);
-        let file = match File::open(&path) {
+        let mut opened = File::open(&path);
+        if opened.as_ref().is_err_and(is_out_of_files) {
+            // The files kept open here are for speed alone.
+            open.clear();
+            opened = File::open(&path);
+        }
+        let file = match opened {
             Ok(file) => Arc::new(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(reason) => return Err(StoreError::File { path, reason }),
@@ -231,19 +267,48 @@ impl Reader {
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(reason) => {
+                    // Another attempt opens it anew: what was opened may be of a file system that is gone.
+                    self.lock().remove(&(log, address.segment));
                     let path = segment_path(self.homes.directory(log), log, address.segment);
                     return Err(StoreError::File { path, reason });
                 }
             }
         }
         bytes.truncate(filled);
+        // At the end of a file. Does nothing where all was filled.
+        bytes.shrink_to_fit();
         Ok(bytes.into())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(LogId, SegmentId), Arc<File>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn corrupt(&self, log: LogId, address: LogAddress, reason: &str) -> StoreError {
         let path = segment_path(self.homes.directory(log), log, address.segment);
         StoreError::Corrupt(Damage { log, address, path, reason: reason.to_owned() })
     }
+}
+
+/// Gives records that use less than half of the piece they were read with memory of their own: they live until the mirror
+/// has them, and are counted by their own size.
+fn keep_alone(records: &mut [Record], piece_bytes: usize) {
+    let used: usize = records.iter().map(|record| record.bytes().len()).sum();
+    if used >= piece_bytes / 2 {
+        return;
+    }
+    for record in records {
+        // It was parsed before, so it parses.
+        if let Ok(copy) = Record::parse(Bytes::copy_from_slice(&record.bytes())) {
+            *record = copy;
+        }
+    }
+}
+
+/// Whether the process or the system has as many files open as it may.
+fn is_out_of_files(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    errno == Some(Errno::MFILE.raw_os_error()) || errno == Some(Errno::NFILE.raw_os_error())
 }
 
 /// Whether a record may start at the address at all.

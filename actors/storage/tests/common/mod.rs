@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use parhelion_log::{CreatePayload, FreePayload, Record, RecordFields, RecordKind, Tail};
+use parhelion_log::{CreatePayload, FreePayload, KnownRequest, Record, RecordFields, RecordKind, Tail};
 use parhelion_storage::store::{
     Damage, RecoveredLog, Store, StoreConfig, StoreError, StoreEvent, WriteRequest,
 };
@@ -166,10 +166,9 @@ impl Log {
         WriteRequest { record, opens_segment }
     }
 
-    /// Addresses of the requests and the freed appends that a store should know.
-    pub fn requests(&self) -> Vec<(RequestId, u64, LogAddress)> {
-        let appends = self.records.iter().filter(|record| record.header.kind == RecordKind::Append);
-        appends.map(|r| (r.header.request, r.header.number, r.header.address)).collect()
+    /// The requests that a store should know.
+    pub fn requests(&self) -> Vec<KnownRequest> {
+        self.records.iter().filter_map(|record| KnownRequest::of(&record.header)).collect()
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The node puts all appends that wait into one write past the page cache and one fdatasync. `fio` does the same with
 //! as many bytes per sync as the node wrote in the turn before: what the disk gives without a service around it. Beside
-//! it stand `fio` through the page cache, with all 64 appends per sync, and as 64 jobs that sync for themselves.
+//! it stand `fio` through the page cache, also append by append, with all 64 appends per sync, and as 64 jobs that sync
+//! for themselves.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -102,6 +103,8 @@ enum Pattern {
     Direct,
     /// The same through the page cache.
     Cached,
+    /// What the writers write: appends one by one through the page cache, and a sync for as many as the node's.
+    Single,
     /// Batches of all appends.
     Whole,
     /// No batches: as many jobs as writers, each with a sync for every append.
@@ -109,9 +112,10 @@ enum Pattern {
 }
 
 /// Names and patterns of the baselines; the goal is against the first.
-const BASELINES: [(&str, Pattern); 4] = [
+const BASELINES: [(&str, Pattern); 5] = [
     ("fio, as many bytes per sync", Pattern::Direct),
     ("fio, as many, through the page cache", Pattern::Cached),
+    ("fio, as many, in writes of 4 KiB", Pattern::Single),
     ("fio, all 64 appends per sync", Pattern::Whole),
     ("fio, 64 jobs, a sync per append", Pattern::Alone),
 ];
@@ -119,19 +123,22 @@ const BASELINES: [(&str, Pattern); 4] = [
 /// MB/s of `fio` into a file that exists, as the node writes; `None` if it is not installed.
 fn fio(directory: &Path, pattern: Pattern, batch: u32, span: Duration) -> Result<Option<f64>, BenchError> {
     let mut command = Command::new("fio");
-    command.args(["--name=group-commit", "--rw=write", "--ioengine=psync", "--fdatasync=1", "--overwrite=1"]);
+    // `fio` resolves the file name where it meets it: the directory must come before.
+    command.arg(format!("--directory={}", directory.display()));
+    command.args(["--name=group-commit", "--rw=write", "--ioengine=psync", "--overwrite=1"]);
     command.args(["--time_based", "--output-format=json", "--group_reporting", "--filename=baseline"]);
-    let (bytes, direct, jobs) = match pattern {
-        Pattern::Direct => (batch, 1, 1),
-        Pattern::Cached => (batch, 0, 1),
-        Pattern::Whole => (WRITERS * APPEND_BYTES, 1, 1),
-        Pattern::Alone => (APPEND_BYTES, 1, WRITERS),
+    let (bytes, direct, jobs, writes) = match pattern {
+        Pattern::Direct => (batch, 1, 1, 1),
+        Pattern::Cached => (batch, 0, 1, 1),
+        Pattern::Single => (APPEND_BYTES, 0, 1, batch / APPEND_BYTES),
+        Pattern::Whole => (WRITERS * APPEND_BYTES, 1, 1, 1),
+        Pattern::Alone => (APPEND_BYTES, 1, WRITERS, 1),
     };
+    command.arg(format!("--fdatasync={writes}"));
     // All jobs share one file of the size of a segment.
     let part = FILE_BYTES / u64::from(jobs) / u64::from(bytes) * u64::from(bytes);
     command.arg(format!("--size={part}")).arg(format!("--offset_increment={part}"));
     command.arg(format!("--bs={bytes}")).arg(format!("--direct={direct}")).arg(format!("--numjobs={jobs}"));
-    command.arg(format!("--directory={}", directory.display()));
     command.arg(format!("--runtime={}", span.as_secs().max(1)));
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use parhelion_client::AppendOptions;
+use parhelion_client::{AppendOptions, Client};
 use parhelion_e2e::{At, Pair, PairOptions, payload, poll, request_id};
-use parhelion_types::{Degrade, Durability, ErrorKind};
+use parhelion_types::limits::{APPEND_BYTES_MAX, IN_FLIGHT_BYTES_MIN, WAITING_APPEND_BYTES};
+use parhelion_types::{Degrade, Durability, ErrorKind, LogId};
 
 use crate::{SOON, at_level};
+
+/// How long appends that wait for the mirror may wait in these tests.
+const LONG: Duration = Duration::from_secs(120);
 
 /// The link's buffer in these tests, in bytes.
 const BUFFER: u64 = 1 << 20;
@@ -51,7 +55,7 @@ async fn write_more_than_the_buffer_holds(pair: &Pair) {
     for number in 0..APPENDS {
         here.append(log, payload(number, APPEND_BYTES), at_level(Durability::Local)).await.unwrap();
     }
-    let status = here.status(false).await.unwrap();
+    let status = here.status().await.unwrap();
     let unconfirmed = status["logs"]["unconfirmed_bytes"].as_u64().unwrap();
     assert!(unconfirmed <= BUFFER, "{unconfirmed} bytes wait in memory");
     let lag = status["logs"]["logs"][0]["lag_bytes"].as_u64().unwrap();
@@ -92,6 +96,88 @@ async fn block_waits_until_the_mirror_is_back() {
     pair.mirror.start();
     let acked = tokio::time::timeout(SOON, waiting).await.expect("in time").unwrap().unwrap();
     assert!(acked.reached >= Durability::Network && !acked.degraded, "{acked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_blocks_keeps_no_room_from_local_appends() {
+    const BLOCKED: u64 = 56;
+    const BLOCKED_BYTES: usize = 1 << 20;
+    /// A quarter of what the node takes in is for appends that wait.
+    const WAITING_MAX: u64 = (IN_FLIGHT_BYTES_MIN / 4 / WAITING_APPEND_BYTES) as u64;
+    /// Of one connection: a node answers 1024 questions of one at a time.
+    const EACH: u64 = 900;
+    let mut pair = Pair::start(PairOptions::default().primary("api.in_flight", IN_FLIGHT_BYTES_MIN)).await;
+    let here = pair.client(At::Primary).await;
+    let blocked = here.create("blocked", Degrade::Block).await.unwrap();
+    let free = here.create("free", Degrade::Block).await.unwrap();
+    pair.mirrored().await;
+    pair.mirror.kill();
+    // Until then, packets to the dead mirror count as on the wire.
+    poll("the link is down", SOON, || async {
+        (here.status().await.ok()?["logs"]["linked"] == false).then_some(())
+    })
+    .await;
+    let network = AppendOptions { timeout: Some(LONG), ..at_level(Durability::Network) };
+    let append = |client: &Client, number: u64, bytes: usize| {
+        let (client, options) = (client.clone(), network.clone());
+        tokio::spawn(async move { client.append(blocked, payload(number, bytes), options).await })
+    };
+
+    // More bytes than the node takes in at a time. Each append gives its own back when it is on the disk.
+    const { assert!(BLOCKED as usize * BLOCKED_BYTES > IN_FLIGHT_BYTES_MIN) };
+    let mut waiting: Vec<_> = (0..BLOCKED).map(|number| append(&here, number, BLOCKED_BYTES)).collect();
+    stored(&here, blocked, BLOCKED).await;
+    local_goes_on(&here, free).await;
+    poll("what is on the disk is given back", SOON, || async {
+        let held = here.status().await.ok()?["in_flight_bytes"].as_u64()?;
+        (held == BLOCKED * WAITING_APPEND_BYTES as u64).then_some(())
+    })
+    .await;
+
+    // As many as may wait, and some more.
+    let mut number = BLOCKED;
+    while number < WAITING_MAX + EACH / 2 {
+        let client = pair.client(At::Primary).await;
+        waiting.extend((number..number + EACH).map(|number| append(&client, number, 100)));
+        number += EACH;
+    }
+    stored(&here, blocked, WAITING_MAX).await;
+    let short = AppendOptions { timeout: Some(Duration::from_secs(1)), ..network.clone() };
+    let error = here.append(blocked, payload(9999, 100), short).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(error.message().contains(&format!("{WAITING_MAX} appends wait")), "{error}");
+    local_goes_on(&here, free).await;
+    assert_eq!(here.stat(blocked).await.unwrap().records, WAITING_MAX + 1, "no more than may wait are taken");
+    assert!(waiting.iter().all(|append| !append.is_finished()));
+
+    pair.mirror.start();
+    for append in waiting {
+        let acked = tokio::time::timeout(LONG, append).await.expect("it is answered").unwrap().unwrap();
+        assert!(acked.reached >= Durability::Network && !acked.degraded, "{acked:?}");
+    }
+    assert_eq!(here.stat(blocked).await.unwrap().records, number + 1);
+    pair.mirrored().await;
+    pair.verify();
+}
+
+/// Waits until the log has so many appends on this site's disk.
+async fn stored(here: &Client, log: LogId, appends: u64) {
+    poll("the appends are stored here", SOON, || async {
+        let status = here.status().await.ok()?;
+        let logs = status["logs"]["logs"].as_array()?;
+        let durable = logs.iter().find(|state| state["log"] == log.0)?["durable"].as_u64()?;
+        (durable == appends + 1).then_some(())
+    })
+    .await;
+}
+
+/// A small append and one of the largest are taken and acknowledged.
+async fn local_goes_on(here: &Client, log: LogId) {
+    for bytes in [100, APPEND_BYTES_MAX] {
+        let append = here.append(log, payload(7, bytes), at_level(Durability::Local));
+        let acked = tokio::time::timeout(SOON, append).await.expect("local goes on").unwrap();
+        assert_eq!(acked.reached, Durability::Local);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -145,7 +145,7 @@ async fn the_log_takes_nothing(
     let refusals: Vec<_> = states.iter().map(|state| state.refusal).collect();
     assert_eq!(refusals, [Some(ErrorKind::Corrupt), None]);
     assert_eq!(client.stat(log).await.unwrap().refusal, Some(ErrorKind::Corrupt));
-    let status = client.status(false).await.unwrap();
+    let status = client.status().await.unwrap();
     let said = status["logs"]["logs"][0]["refusal"].as_str().expect("it says why").to_owned();
     assert!(said.contains(&damaged.to_string()) && said.contains(&file.display().to_string()), "{said}");
     let listed = pair.tool(At::Primary, &["log", "list"]).run().done().text();
@@ -206,7 +206,7 @@ fn restore(pair: &Pair, from: &str, to: &str, file: &Path) {
 
 /// How the primary feeds a log.
 async fn feed(client: &Client, log: LogId) -> String {
-    let status = client.status(false).await.unwrap();
+    let status = client.status().await.unwrap();
     status["logs"]["logs"][log.0 as usize]["feed"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -241,7 +241,7 @@ async fn a_damaged_log_at_the_mirror_is_left_as_it_is_and_the_others_are_mirrore
         for (number, address) in appends.iter().filter(|(_, address)| *address != damaged) {
             assert_eq!(there.read(*log, *address).await.unwrap().payload, payload(*number, BYTES));
         }
-        let status = there.status(false).await.unwrap();
+        let status = there.status().await.unwrap();
         let said = status["logs"]["logs"][0]["refusal"].as_str().expect("it says why").to_owned();
         assert!(said.contains(&file.display().to_string()) && status["logs"]["logs"][1]["refusal"].is_null());
         let other_site = pair.mirror.api.to_string();

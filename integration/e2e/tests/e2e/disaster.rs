@@ -96,6 +96,32 @@ async fn promotion_names_exactly_what_is_lost() {
     }
 
     takes_over(&mut pair, log, &safe, &risky, &lost).await;
+    told_again(&mut pair, &promoted);
+}
+
+/// What was found is told whenever it is asked for: the answer may have been lost, or the node.
+fn told_again(pair: &mut Pair, promoted: &Value) {
+    for restart in [false, true] {
+        if restart {
+            pair.mirror.kill();
+            pair.mirror.start();
+        }
+        let again = pair.tool(At::Mirror, &["mirror", "missing", "--json"]).run();
+        assert_eq!(again.code, Some(4), "{again:?}");
+        let again = again.json();
+        for key in ["epoch", "logs", "missing", "missing_count", "behind_gap_count"] {
+            assert_eq!(again[key], promoted[key], "{key}");
+        }
+        let twice = pair.tool(At::Mirror, &["mirror", "promote", "--yes", "--json"]).run();
+        assert_eq!((twice.code, &twice.json()["missing"]), (Some(4), &promoted["missing"]));
+    }
+    let text = pair.tool(At::Mirror, &["mirror", "missing"]).run().text();
+    for one in promoted["missing"].as_array().unwrap() {
+        let request = one["request"].as_str().unwrap();
+        assert!(text.lines().any(|line| line.ends_with(request)), "no {request} in {text}");
+    }
+    let looking = pair.tool(At::Mirror, &["mirror", "promote", "--dry-run"]).run();
+    looking.refused(2, &["primary already", "mirror missing"]);
 }
 
 /// The promoted site does a primary's work, also after a restart.
@@ -123,7 +149,7 @@ async fn takes_over(
             pair.mirror.kill();
             pair.mirror.start();
         }
-        let status = there.status(false).await.unwrap();
+        let status = there.status().await.unwrap();
         assert_eq!(status["duty"], "promoted", "{status}");
         let again = there.append(log, payload(*number, LOCAL_BYTES), repeat.clone()).await.unwrap();
         assert!(again.duplicate && again.address == anew.address, "{again:?}");
@@ -132,8 +158,6 @@ async fn takes_over(
         assert_eq!(there.read(log, acked.address).await.unwrap().payload, payload(7, 70));
         assert_eq!(there.list().await.unwrap().len(), 2);
     }
-    let twice = pair.tool(At::Mirror, &["mirror", "promote", "--yes"]).run();
-    twice.refused(2, &["primary already", "mirror"]);
 }
 
 /// What the paper calls storing data in the network (SMFS section 3): an append that was acknowledged at the
@@ -192,7 +216,7 @@ async fn an_old_primary_that_comes_back_promises_no_mirroring() {
     }
     // The promoted site is untouched by it.
     let there = pair.client(At::Mirror).await;
-    let status = there.status(false).await.unwrap();
+    let status = there.status().await.unwrap();
     assert_eq!(status["duty"], "promoted", "{status}");
 }
 

@@ -2,13 +2,16 @@
 //! for how to run them; each module is one kind of question that an operator would ask.
 
 mod away;
+mod certificates;
 mod damage;
 mod disaster;
 mod drill;
 mod faults;
 mod kills;
 mod link;
+mod metrics;
 mod ordinary;
+mod promotion;
 mod refusals;
 mod signals;
 mod site;

@@ -103,10 +103,10 @@ async fn whole_life_of_a_log(pair: &Pair, levels: &[Durability]) {
 
     let found = pair.verify();
     assert_eq!(found["logs"].as_array().unwrap().len(), 2, "{found}");
-    let status = here.status(false).await.unwrap();
+    let status = here.status().await.unwrap();
     assert_eq!((&status["site"], &status["duty"]), (&1.into(), &"primary".into()), "{status}");
     assert_eq!(status["logs"]["logs"][0]["lag_bytes"], 0, "{status}");
-    let status = there.status(false).await.unwrap();
+    let status = there.status().await.unwrap();
     assert_eq!((&status["site"], &status["duty"]), (&2.into(), &"mirror".into()), "{status}");
 
     let error = there.append(log, payload(1, 1), at_level(Durability::Local)).await.unwrap_err();

@@ -266,13 +266,14 @@ async fn nodes_that_cannot_start() {
     let words = ["data directory", file_text.as_str(), "choose another"];
     refusals.expect("a data directory that is a file", &not_one, FAILED, &words);
 
-    let cases: [(&str, &str, &[&str]); 16] = [
+    let cases: [(&str, &str, &[&str]); 17] = [
         ("link.rat", "1Gbit", &["link.rat", "--set", "link.rate"]),
         ("node.dta", "x", &["node.dta", "--set", "node.data"]),
         ("link.rate", "fast", &["fast", "300Mbit"]),
         ("node.site", "many", &["node.site", "many", "--set"]),
         ("node.duty", "idle", &["node.duty", "idle", "--set"]),
         ("storage.segment", "1KiB", &["storage.segment", "1.0 KiB", "give"]),
+        ("api.in_flight", "16MiB", &["api.in_flight", "16.0 MiB", "50528256 bytes"]),
         ("risk.confidence", "1", &["risk.confidence", "0.999"]),
         ("telemetry.sample", "2", &["telemetry.sample", "between 0 and 1"]),
         ("telemetry.log", "a=b=c", &["telemetry.log", "a=b=c", "warn"]),
@@ -281,6 +282,14 @@ async fn nodes_that_cannot_start() {
         ("risk.model", "crystal-ball", &["crystal-ball", "gilbert-elliott"]),
         ("http.listen", "somewhere", &["http.listen", "somewhere", "off"]),
         ("http.listen", "0.0.0.0:0", &["0.0.0.0:0", "http.tls", "127.0.0.1", "http.allow_remote_plaintext"]),
+        ("link.pacing_burst", "0", &["link.pacing_burst", "1 to 64"]),
+        ("link.peer_names", "not/a/name", &["link.peer_names", "not/a/name", "mirror.example.com"]),
+    ];
+    for (key, value, words) in cases {
+        refusals.expect(&format!("{key}={value}"), &apart().with(key, value).fail(), WRONG, words);
+    }
+    // These may be mended without a change of the settings.
+    let cases: [(&str, &str, &[&str]); 2] = [
         ("tls.directory", "/nonexistent", &["/nonexistent", "No such file", "pki init"]),
         ("node.site", "9", &["node-9.", "pki init"]),
     ];
@@ -299,25 +308,25 @@ async fn nodes_that_cannot_start() {
         ("link.parameters", "r=none", &["link.parameters", "none"]),
     ];
     for (key, value, words) in cases {
-        refusals.expect(&format!("{key}={value}"), &primary().with(key, value).fail(), FAILED, words);
+        refusals.expect(&format!("{key}={value}"), &primary().with(key, value).fail(), WRONG, words);
     }
     let arguments = ["node", "--config", "/nonexistent/parhelion.toml"];
     let words = ["/nonexistent/parhelion.toml", "not found"];
-    refusals.expect("no settings file", &Tool::new(arguments).run(), FAILED, &words);
+    refusals.expect("no settings file", &Tool::new(arguments).run(), WRONG, &words);
     let toml = pair.directory().join("bad.toml");
     std::fs::write(&toml, "[link\nrate = 3").unwrap();
     let toml_text = toml.display().to_string();
     let malformed = Tool::new(["node", "--config", &toml_text]).run();
-    refusals.expect("a malformed settings file", &malformed, FAILED, &[&toml_text, "line 1"]);
+    refusals.expect("a malformed settings file", &malformed, WRONG, &[&toml_text, "line 1"]);
     std::fs::write(&toml, "[link]\nrated = \"3Gbit\"").unwrap();
     let unknown = Tool::new(["node", "--config", &toml_text]).run();
-    refusals.expect("an unknown key in it", &unknown, FAILED, &["link.rated", "bad.toml", "link.rate"]);
+    refusals.expect("an unknown key in it", &unknown, WRONG, &["link.rated", "bad.toml", "link.rate"]);
     let unknown = Tool::new(["node"]).env("PARHELION__LINK__RATED", "3Gbit").run();
-    refusals.expect("one in the environment", &unknown, FAILED, &["link.rated", "environment", "link.rate"]);
+    refusals.expect("one in the environment", &unknown, WRONG, &["link.rated", "environment", "link.rate"]);
     refusals.expect(
         "no setting",
         &Tool::new(["node", "--set", "x"]).run(),
-        FAILED,
+        WRONG,
         &["--set", "section.key=value"],
     );
     refusals.expect("no command", &Tool::new(["nod"]).run(), WRONG, &["nod", "node"]);
@@ -337,18 +346,91 @@ async fn a_node_that_is_not_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_are_no_choice_name_the_choices() {
     let mut refusals = Refusals::default();
-    let cases: [(&str, &[&str]); 4] = [
+    let cases: [(&str, &[&str]); 3] = [
         ("node.duty", &["primary", "mirror", "single"]),
         ("link.transport", &["quic", "tcp"]),
         ("link.congestion", &["provisioned", "bbr", "cubic"]),
-        ("mirror.degrade", &["block", "degrade", "fail"]),
     ];
     for (key, choices) in cases {
         let words: Vec<&str> = choices.iter().copied().chain([key, "sideways", "--set"]).collect();
         let set = format!("{key}=sideways");
         let checked = Tool::new(["config", "check", "--set", &set]).run();
-        refusals.expect(&set, &checked, FAILED, &words);
+        refusals.expect(&set, &checked, WRONG, &words);
     }
+}
+
+/// What `config check` finds, a node with these settings finds too, save that it serves with a certificate that its peers
+/// refuse today.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_finds_what_keeps_a_node_from_starting() {
+    let pair = Pair::down(PairOptions::default());
+    let file = |name: &str| pair.directory().join(name);
+    let issue = |arguments: &[&str]| {
+        let start = ["pki", "issue"].map(Path::new).into_iter().chain([pair.pki.as_path()]);
+        Tool::new(start.chain(arguments.iter().map(Path::new))).run().done()
+    };
+    let _ = issue(&["short", "--site", "1", "--valid-for", "1s"]);
+    let _ = issue(&["keeper", "--site", "1", "--role", "storage"]);
+    let mixed = copy_of_pki(&pair, "mixed");
+    std::fs::copy(mixed.join("admin.key"), mixed.join("node-1.key")).unwrap();
+    let garbled = copy_of_pki(&pair, "garbled");
+    std::fs::write(garbled.join("node-1.pem"), "-----BEGIN CERTIFICATE-----\nnonsense\n").unwrap();
+    let keyless = copy_of_pki(&pair, "keyless");
+    std::fs::remove_file(keyless.join("node-1.key")).unwrap();
+    let other = file("other");
+    let _ = Tool::new([Path::new("pki"), Path::new("init"), &other]).run().done();
+    std::fs::copy(pair.pki.join("ca.pem"), other.join("ca.pem")).unwrap();
+    std::fs::write(file("file"), "not a directory").unwrap();
+    let text = |path: &Path| path.display().to_string();
+    let (mixed, garbled, keyless, other) = (text(&mixed), text(&garbled), text(&keyless), text(&other));
+    let (inside, plain) = (text(&file("file").join("data")), text(&file("file")));
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+
+    // Each with whether a node refuses to start too.
+    let cases: [(&str, &str, bool, &[&str]); 10] = [
+        ("tls.directory", "/nonexistent", true, &["/nonexistent", "No such file", "parhelion pki init"]),
+        ("tls.directory", &keyless, true, &["node-1.key", "No such file", "pki issue"]),
+        ("tls.directory", &garbled, true, &["node-1.pem", "pki init"]),
+        ("tls.directory", &mixed, true, &["node-1.pem", "pki issue"]),
+        (
+            "tls.directory",
+            &other,
+            false,
+            &["node-1.pem", "the authority in ca.pem did not issue it", "the same"],
+        ),
+        ("tls.certificate", "short", false, &["short.pem", "expired on", "pki issue", "clock"]),
+        (
+            "tls.certificate",
+            "keeper",
+            true,
+            &["keeper.pem", "roles storage", "link, metadata too", "pki issue"],
+        ),
+        ("tls.certificate", "node-2", true, &["node-2.pem", "site 2", "site 1", "node.site"]),
+        ("tls.certificate", "client", true, &["client.pem", "no site", "pki issue"]),
+        ("node.data", &inside, true, &["data directory", &plain, "choose another"]),
+    ];
+    let mut refusals = Refusals::default();
+    for (key, value, is_fatal, words) in cases {
+        let spec = single(&pair, "checked").with("api.listen", "127.0.0.1:0").with(key, value);
+        let mut arguments = spec.arguments();
+        arguments.splice(..1, ["config".to_owned(), "check".to_owned()]);
+        refusals.expect(&format!("check of {key}={value}"), &Tool::new(arguments).run(), WRONG, words);
+        if is_fatal {
+            let words = if key == "node.data" { &["data directory", "choose another"] } else { words };
+            refusals.expect(&format!("node with {key}={value}"), &spec.fail(), FAILED, words);
+        } else {
+            let said = spec.start().log_text();
+            assert!(words[..2].iter().all(|word| said.contains(word)), "{key}={value}: {said}");
+        }
+    }
+
+    // All that is wrong, not only the first.
+    let arguments =
+        ["config", "check", "--set", "tls.directory=/nonexistent", "--set", "risk.model=crystal-ball"];
+    let all = Tool::new(arguments).run();
+    refusals.expect("two mistakes", &all, WRONG, &["/nonexistent", "crystal-ball"]);
+    let listed = Tool::new(arguments.iter().chain(&["--json"])).run();
+    assert_eq!((listed.code, listed.json()["problems"].as_array().map(Vec::len)), (Some(WRONG), Some(2)));
 }
 
 /// One request over HTTP: status and body.

@@ -19,7 +19,7 @@ async fn append_that_waits(pair: &mut Pair) -> (LogId, JoinHandle<Result<Acked, 
     let waiting =
         tokio::spawn(async move { writer.append(log, payload(1, 100), at_level(Durability::Remote)).await });
     poll("the append waits", SOON, || async {
-        let status = here.status(false).await.ok()?;
+        let status = here.status().await.ok()?;
         (status["logs"]["logs"][0]["waiting"] == 1).then_some(())
     })
     .await;

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parhelion_client::{Acked, AppendOptions, Client, CreateRequest};
-use parhelion_e2e::{At, Cluster, Shape, payload, poll, request_id};
+use parhelion_e2e::{At, Cluster, Shape, Site, payload, poll, request_id};
+use parhelion_types::limits::APPEND_BYTES_MAX;
 use parhelion_types::{Degrade, Durability, ErrorKind, LogAddress, LogId};
 use serde_json::Value;
 
@@ -31,7 +32,7 @@ fn homes(status: &Value) -> Vec<(LogId, usize)> {
 
 /// The log of those that is on that storage node.
 async fn log_on(cluster: &Cluster, node: usize) -> LogId {
-    let status = cluster.client(At::Primary, 1).await.status(false).await.unwrap();
+    let status = cluster.client(At::Primary, 1).await.status().await.unwrap();
     let (log, _) = homes(&status).into_iter().find(|(_, home)| *home == node).expect("a log is there");
     log
 }
@@ -320,7 +321,7 @@ async fn the_mirror_needs_all_its_storage_nodes() {
     cluster.mirror[1].kill();
     let client = cluster.client(At::Primary, 1).await;
     poll("the link is down", SOON, || async {
-        let status = client.status(false).await.ok()?;
+        let status = client.status().await.ok()?;
         (status["logs"]["linked"] == false).then_some(())
     })
     .await;
@@ -337,6 +338,46 @@ async fn the_mirror_needs_all_its_storage_nodes() {
     cluster.mirror[1].start();
     let acked = tokio::time::timeout(SOON, waiting).await.expect("it is acknowledged").unwrap().unwrap();
     assert_eq!(acked.reached, Durability::Remote);
+    cluster.mirrored().await;
+    cluster.verify();
+}
+
+/// The nodes of a site miss its link node long before the other site does, and a link node that is back is heard of at once:
+/// how patient the link is with a long line is another question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_link_node_is_missed_soon_whatever_the_link_waits() {
+    const PATIENT: &str = "120s";
+    /// Some two seconds, where the machine has nothing else to do.
+    const MISSED: Duration = Duration::from_secs(20);
+    let mut cluster = Cluster::down(Shape::Three);
+    for node in cluster.mirror.iter_mut().chain(&mut cluster.primary) {
+        node.spec = node.spec.clone().with("link.idle_timeout", PATIENT);
+        node.start();
+    }
+    cluster.linked().await;
+    create_logs(&cluster, 3, 2).await;
+    let log = log_on(&cluster, 2).await;
+    let client = cluster.client(At::Primary, 2).await;
+    client.append(log, payload(1, 100), at_level(Durability::Remote)).await.unwrap();
+    let misses = |cluster: &Cluster| {
+        let log = std::fs::read_to_string(cluster.primary[1].spec.log()).unwrap();
+        log.lines().filter(|line| line.contains("link is down")).count()
+    };
+    for back_at_once in [true, false] {
+        let (before, killed) = (misses(&cluster), Instant::now());
+        cluster.primary[0].kill();
+        if !back_at_once {
+            parhelion_e2e::eventually("it is missed", MISSED, || misses(&cluster) > before).await;
+            println!("a link node that stays away is missed after {:?}", killed.elapsed());
+        }
+        let started = Instant::now();
+        cluster.primary[0].start();
+        let number = u64::from(back_at_once) + 2;
+        let append = client.append(log, payload(number, 100), at_level(Durability::Remote));
+        let acked = tokio::time::timeout(MISSED, append).await.expect("it is mirrored again").unwrap();
+        assert_eq!(acked.reached, Durability::Remote);
+        println!("mirrored again {:?} after the start", started.elapsed());
+    }
     cluster.mirrored().await;
     cluster.verify();
 }
@@ -410,8 +451,10 @@ async fn a_mirror_of_several_nodes_is_promoted_as_a_whole() {
     assert_eq!((&dry["logs"], &dry["missing_count"]), (&4.into(), &0.into()), "{dry}");
     let document = cluster.tool(At::Mirror, 1, &["mirror", "promote", "--yes", "--json"]).run().done().json();
     assert_eq!((&document["logs"], &document["epoch"]), (&4.into(), &dry["epoch"]), "{document}");
-    let twice = cluster.tool(At::Mirror, 3, &["mirror", "promote", "--yes"]).run();
-    twice.refused(2, &["primary already"]);
+    let twice = cluster.tool(At::Mirror, 3, &["mirror", "promote", "--yes", "--json"]).run().done().json();
+    assert_eq!(twice, document, "nothing is done twice, and the answer is the same");
+    let looking = cluster.tool(At::Mirror, 3, &["mirror", "promote", "--dry-run"]).run();
+    looking.refused(2, &["primary already"]);
 
     for restart in [false, true] {
         if restart {
@@ -429,7 +472,7 @@ async fn a_mirror_of_several_nodes_is_promoted_as_a_whole() {
             for &log in &logs {
                 there.append(log, payload(node as u64, 50), at_level(Durability::Local)).await.unwrap();
             }
-            let status = there.status(false).await.unwrap();
+            let status = there.status().await.unwrap();
             assert_eq!(status["duty"], "promoted", "{status}");
         }
     }
@@ -514,4 +557,61 @@ async fn the_number_of_a_lost_log_is_not_used_again() {
     let there = cluster.client(At::Mirror, 1).await;
     assert_eq!(there.read(lost, acked.address).await.unwrap().payload, payload(1, 1000));
     assert_eq!(there.stat(lost).await.unwrap().name, "log-1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_passed_on_and_waits_keeps_no_room_from_local_appends() {
+    const LONG: Duration = Duration::from_secs(120);
+    /// Of one client, and of both more than a node answers of one client's connection.
+    const SMALL: u64 = 900;
+    /// More bytes than the quarter of `api.in_flight` that appends which were passed on may hold.
+    const LARGE: u64 = 24;
+    let mut cluster = Cluster::start(Shape::Two).await;
+    let logs = create_logs(&cluster, 2, 2).await;
+    let there = log_on(&cluster, 1).await;
+    cluster.mirrored().await;
+    cluster.site(At::Mirror).iter_mut().for_each(Site::kill);
+    let here = cluster.client(At::Primary, 2).await;
+    poll("the link is down", SOON, || async {
+        (here.status().await.ok()?["logs"]["linked"] == false).then_some(())
+    })
+    .await;
+    let network = AppendOptions { timeout: Some(LONG), ..at_level(Durability::Network) };
+    let append = |client: &Client, number: u64, bytes: usize| {
+        let (client, options) = (client.clone(), network.clone());
+        tokio::spawn(async move { client.append(there, payload(number, bytes), options).await })
+    };
+    let mut waiting = Vec::new();
+    for client in 0..2 {
+        let other = cluster.client(At::Primary, 2).await;
+        waiting.extend((0..SMALL).map(|n| append(&other, client * SMALL + n, 100)));
+    }
+    poll("all of them are stored", SOON, || async {
+        (here.stat(there).await.ok()?.records > 2 * SMALL).then_some(())
+    })
+    .await;
+    waiting.extend((0..LARGE).map(|n| append(&here, 10_000 + n, 1 << 20)));
+    let error = poll("no more are passed on", SOON, || async {
+        let short = AppendOptions { timeout: Some(Duration::from_millis(300)), ..network.clone() };
+        let error = here.append(there, payload(20_000, 1 << 20), short).await.unwrap_err();
+        (error.kind() == ErrorKind::Busy).then_some(error)
+    })
+    .await;
+    assert!(error.message().contains("passed on") && error.message().contains("local"), "{error}");
+
+    for &log in &logs {
+        for bytes in [100, APPEND_BYTES_MAX] {
+            let append = here.append(log, payload(7, bytes), at_level(Durability::Local));
+            let acked = tokio::time::timeout(SOON, append).await.expect("local goes on").unwrap();
+            assert_eq!(acked.reached, Durability::Local);
+        }
+    }
+    assert!(waiting.iter().all(|append| !append.is_finished()));
+    cluster.site(At::Mirror).iter_mut().for_each(Site::start);
+    for append in waiting {
+        let acked = tokio::time::timeout(LONG, append).await.expect("it is answered").unwrap().unwrap();
+        assert!(acked.reached >= Durability::Network && !acked.degraded, "{acked:?}");
+    }
+    cluster.mirrored().await;
+    cluster.verify();
 }

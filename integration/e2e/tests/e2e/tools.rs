@@ -34,18 +34,38 @@ fn settings_are_shown_with_their_origin() {
 
 #[test]
 fn settings_are_checked_without_starting_anything() {
-    assert_eq!(Tool::new(["config", "check"]).run().done().text(), "the settings are usable\n");
-    let peer = "link.peer_bulk=127.0.0.1:1";
-    let primary = ["config", "check", "--profile", "primary", "--set", peer];
-    Tool::new(primary).run().refused(1, &["link.peer_critical", "a primary needs the mirror's address"]);
-    let check = |set| Tool::new(["config", "check", "--set", set]).run();
-    check("link.code=magic").refused(1, &["link.code", "magic", "reed-solomon"]);
-    check("link.parameters=r=none").refused(1, &["link.parameters", "r=none"]);
-    check("risk.model=crystal-ball").refused(1, &["risk.model", "crystal-ball", "gilbert-elliott"]);
-    assert_eq!(check("link.code=reed-solomon").done().text(), "the settings are usable\n");
-    Tool::new(["config", "check", "--set", "link.rat=1Gbit"])
-        .run()
-        .refused(1, &["link.rat", "\"link.rate\""]);
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name).display().to_string();
+    let (pki, data) = (place("pki"), place("data"));
+    let _ = Tool::new(["pki", "init", &pki]).run().done();
+    let check = |more: &[&str]| {
+        let (pki, data) = (format!("tls.directory={pki}"), format!("node.data={data}"));
+        let arguments = ["config", "check", "--set", &pki, "--set", &data];
+        Tool::new(arguments.iter().chain(more)).run()
+    };
+    let said = check(&[]).done().text();
+    assert!(
+        said.starts_with("the settings are usable; ") && said.contains("node-1.pem is good until 2"),
+        "{said}"
+    );
+    assert!(!std::path::Path::new(&data).exists(), "a check made the data directory");
+    let peer = ["--profile", "primary", "--set", "link.peer_bulk=127.0.0.1:1"];
+    check(&peer).refused(2, &["link.peer_critical", "a primary needs the mirror's address"]);
+    check(&["--set", "link.code=magic"]).refused(2, &["link.code", "magic", "reed-solomon"]);
+    check(&["--set", "link.parameters=r=none"]).refused(2, &["link.parameters", "r=none"]);
+    check(&["--set", "risk.model=crystal-ball"])
+        .refused(2, &["risk.model", "crystal-ball", "gilbert-elliott"]);
+    let _ = check(&["--set", "link.code=reed-solomon"]).done();
+    check(&["--set", "link.rat=1Gbit"]).refused(2, &["link.rat", "\"link.rate\""]);
+
+    let document = check(&["--profile", "mirror", "--json"]).done().json();
+    assert_eq!((&document["usable"], document["problems"].as_array().map(Vec::len)), (&true.into(), Some(0)));
+    assert_eq!(document["certificate"]["site"], 2, "{document}");
+    let document = check(&["--set", "link.rat=1Gbit", "--json"]);
+    assert_eq!((document.code, document.stderr.as_str()), (Some(2), ""));
+    let document = document.json();
+    assert_eq!(document["usable"], false);
+    assert!(document["problems"][0].as_str().unwrap().contains("link.rate"), "{document}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One trace per append, across both sites.
 
+use std::path::Path;
 use std::time::Duration;
 
 use parhelion_client::{AppendOptions, Client};
@@ -27,7 +28,7 @@ struct Bed {
 impl Bed {
     /// `sample`: share of the appends that are traced when the client does not decide.
     async fn start(sample: u8) -> Self {
-        let collector = Collector::start();
+        let collector = Collector::start(Path::new(env!("CARGO_BIN_EXE_otlp-receiver")));
         let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
         let pair = Pair::start(options.both("telemetry.sample", sample)).await;
         let here = pair.client(At::Primary).await;

@@ -12,7 +12,9 @@ use parhelion_link::{MISSING_RUNS_MAX, Receiver, ReceiverConfig, Report, Sender,
 use parhelion_plugin::{ErasureCode, Parameters};
 use parhelion_plugin_host::Catalogue;
 use parhelion_types::{LogId, RecordKey, Time};
-use parhelion_wire::{DATAGRAM_HEADER_BYTES, Datagram, DatagramKind, SymbolPrefix};
+use parhelion_wire::{
+    Datagram, DatagramKind, NUMBER_BITS, REPAIR_HEADER_BYTES, SYMBOL_PREFIX_BYTES, SymbolPrefix,
+};
 
 use crate::Script;
 
@@ -130,7 +132,7 @@ impl Bed {
             }
             9 => self.damage(script),
             10 => {
-                let bytes = script.bytes(SYMBOL_BYTES + DATAGRAM_HEADER_BYTES + 8).to_vec();
+                let bytes = script.bytes(SYMBOL_BYTES + REPAIR_HEADER_BYTES + 8).to_vec();
                 self.forge(&bytes);
             }
             11 => self.forge_source(script),
@@ -204,13 +206,18 @@ impl Bed {
         let Some(mut datagram) = self.wire.pop_front() else { return };
         let at = at % datagram.len();
         datagram[at] ^= change;
-        if mend && at >= DATAGRAM_HEADER_BYTES {
-            let symbol = datagram.split_off(DATAGRAM_HEADER_BYTES);
+        let header_bytes = Datagram::parse(&datagram).map(|(header, _)| header.kind.header_bytes());
+        if let Ok(header_bytes) = header_bytes
+            && mend
+            && at >= header_bytes
+        {
+            let symbol = datagram.split_off(header_bytes);
             let mut fields = Script::new(&symbol);
-            let (record, offset, length, flags) = (fields.u64(), fields.u32(), fields.u16(), fields.u16());
-            let data = symbol.get(20..).unwrap_or_default();
-            let data = &data[..data.len().min(usize::from(length))];
-            let prefix = SymbolPrefix { record, offset, length: data.len() as u16, last: flags & 1 == 1 };
+            let record = u64::from(fields.u32()) | u64::from(fields.u16()) << 32;
+            let (offset, length) = (fields.u32(), fields.u16());
+            let data = symbol.get(SYMBOL_PREFIX_BYTES..).unwrap_or_default();
+            let data = &data[..data.len().min(usize::from(length % (1 << 15)))];
+            let prefix = SymbolPrefix { record, offset, length: data.len() as u16, last: length >> 15 == 1 };
             prefix.write(data, &mut datagram);
         }
         self.forge(&datagram);
@@ -225,13 +232,14 @@ impl Bed {
 
     /// A source symbol that a peer made up, with a checksum that fits.
     fn forge_source(&mut self, script: &mut Script<'_>) {
-        let id = script.near(self.settled);
+        let id = script.near(self.settled) % (1 << NUMBER_BITS);
         let kind = match script.u8() % 2 {
-            0 => DatagramKind::Source { id, sent_micros: 0 },
-            _ => DatagramKind::Resent { id, sent_micros: u64::MAX },
+            0 => DatagramKind::Source { id },
+            _ => DatagramKind::Resent { id },
         };
         let mut datagram = self.header(script, kind);
-        let (record, offset) = (script.near(self.records.len() as u64), script.near(0) as u32);
+        let record = script.near(self.records.len() as u64) % (1 << NUMBER_BITS);
+        let offset = script.near(0) as u32;
         let (last, data) = (script.u8() % 2 == 1, script.bytes(SYMBOL_BYTES));
         SymbolPrefix { record, offset, length: data.len() as u16, last }.write(data, &mut datagram);
         self.forge(&datagram);
@@ -239,7 +247,7 @@ impl Bed {
 
     /// A repair symbol that a peer made up.
     fn forge_repair(&mut self, script: &mut Script<'_>) {
-        let first = script.near(self.settled);
+        let first = script.near(self.settled) % (1 << NUMBER_BITS);
         let kind = DatagramKind::Repair {
             first,
             stride: (script.near(1) as u16).max(1),
@@ -252,8 +260,9 @@ impl Bed {
     }
 
     fn header(&self, script: &mut Script<'_>, kind: DatagramKind) -> Vec<u8> {
-        let mut bytes = vec![0; DATAGRAM_HEADER_BYTES];
-        let (wire_number, code_epoch) = (script.near(self.sent), script.near(0) as u32);
+        let mut bytes = vec![0; kind.header_bytes()];
+        let wire_number = script.near(self.sent) % (1 << NUMBER_BITS);
+        let code_epoch = script.near(0) as u32;
         Datagram { path: 0, code_epoch, wire_number, kind }.write(&mut bytes);
         bytes
     }

@@ -19,7 +19,8 @@ use parhelion_plugin::{Channel, Parameters, Structure};
 use parhelion_plugin_host::Catalogue;
 use parhelion_risk::{Assumption, ChannelCounts, ChannelEstimator, Pricer};
 use parhelion_types::{
-    Degrade, Durability, Epoch, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time, TraceContext,
+    Degrade, Durability, Epoch, LogAddress, LogId, RecordKey, RequestId, Risk, SiteId, SourceTime, Time,
+    TraceContext,
 };
 use parhelion_wire::link::{
     AnnounceV1, ArchivedCodeV1, ArchivedHelloV1, ArchivedLogMarkV1, ChangeCodeV1, ChannelCountsV1, CodeV1,
@@ -79,6 +80,7 @@ impl Bed {
             name: "orders".to_owned(),
             degrade: Degrade::Block,
             tail,
+            common: tail,
             active: ActiveMap::default(),
             requests: Vec::new(),
             newest: SourceTime::default(),
@@ -108,6 +110,8 @@ impl Bed {
             deadline: Duration::from_secs(10),
             requests_max: 100,
             epoch: Epoch(0),
+            seen: Epoch(0),
+            has_mirror: true,
         };
         let model = catalogue.model("iid-bound").expect("it is built in");
         let pricer = Pricer::new(model, Structure::None, Channel::independent(1e-3, 0.999));
@@ -115,7 +119,7 @@ impl Bed {
             catalogue,
             now,
             receiver: None,
-            replica: Replica::new(Epoch(0), vec![log()]),
+            replica: Replica::new(SiteId(2), Epoch(0), vec![log()]),
             written: BTreeMap::from([(LOG, RECORDS as u64)]),
             sender,
             primary: Primary::new(primary_config, pricer, vec![log()]),
@@ -214,15 +218,15 @@ impl Bed {
 
     /// One symbol and one repair where the peer says that its code begins.
     fn probe(&mut self, code_epoch: u32, id: u64) {
-        use parhelion_wire::{DATAGRAM_HEADER_BYTES, Datagram, DatagramKind, SymbolPrefix};
+        use parhelion_wire::{Datagram, DatagramKind, NUMBER_BITS, SymbolPrefix};
         let Some(receiver) = &mut self.receiver else { return };
+        // A hello has 64 bits for it, a datagram fewer.
+        let id = id % (1 << NUMBER_BITS);
         let prefix = SymbolPrefix { record: 0, offset: 0, length: 1, last: true };
-        let kinds = [
-            DatagramKind::Source { id, sent_micros: 0 },
-            DatagramKind::Repair { first: id, stride: 1, count: 1, index: 0 },
-        ];
+        let kinds =
+            [DatagramKind::Source { id }, DatagramKind::Repair { first: id, stride: 1, count: 1, index: 0 }];
         for (wire_number, kind) in (0..).zip(kinds) {
-            let mut datagram = vec![0; DATAGRAM_HEADER_BYTES];
+            let mut datagram = vec![0; kind.header_bytes()];
             Datagram { path: 0, code_epoch, wire_number, kind }.write(&mut datagram);
             prefix.write(b"x", &mut datagram);
             let _ = receiver.handle_datagram(self.now, &datagram);

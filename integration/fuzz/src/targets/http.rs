@@ -100,7 +100,7 @@ pub(super) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("stat", request("GET /v1/logs/1", "", "")),
         ("read", request("GET /v1/logs/1/appends/0:64", "", "")),
         ("free", request("DELETE /v1/logs/1/appends/0:64", "", "")),
-        ("status", request("GET /v1/status?histograms=true", "", "")),
+        ("status", request("GET /v1/status", "", "")),
         ("metrics", request("GET /metrics", "connection: close\r\n", "")),
         ("page", request("GET /v1/logs", "origin: http://a\r\n", "")),
         ("wrong-method", request("PUT /v1/logs", "", "")),

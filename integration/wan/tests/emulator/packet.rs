@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use parhelion_wan::{
-    Emulator, HostDrops, LinkConfig, Loss, Namespaces, Side, Tally, WanConfig, monotonic_now,
+    Direction, Emulator, HostDrops, LinkConfig, Loss, Namespaces, Side, Tally, WanConfig, monotonic_now,
 };
 use socket2::SockRef;
 
@@ -23,6 +23,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("packet::expedited_packets_overtake_a_full_queue", expedited_packets_overtake_a_full_queue),
     ("packet::a_cut_spares_what_propagates", a_cut_spares_what_propagates),
     ("packet::tcp_collapses_at_one_percent_loss", tcp_collapses_at_one_percent_loss),
+    ("packet::tcp_bytes_are_followed_through_loss_and_cut", tcp_bytes_are_followed_through_loss_and_cut),
     ("packet::the_sites_outlive_an_emulator", the_sites_outlive_an_emulator),
 ];
 
@@ -246,6 +247,53 @@ fn tcp_bits_per_second(sites: &Namespaces, congestion: &str, span: Duration) -> 
     stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
     while stream.write_all(&data).is_ok() && !receiver.is_finished() {}
     receiver.join().unwrap()
+}
+
+fn tcp_bytes_are_followed_through_loss_and_cut() {
+    let (sites, mut emulator) =
+        start(LinkConfig { delay: Duration::from_millis(20), rate: None, ..LinkConfig::default() });
+    let listener = sites.within(Side::B, || TcpListener::bind((Side::B.address(), 0))).unwrap().unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut sender = sites.within(Side::A, || TcpStream::connect(address)).unwrap().unwrap();
+    sender.set_nodelay(true).unwrap();
+    let (mut receiver, _) = listener.accept().unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let mut read = |expected: usize| {
+        let (mut total, mut buffer) = (0, vec![0; 1 << 18]);
+        while total < expected {
+            match receiver.read(&mut buffer) {
+                Ok(bytes) if bytes > 0 => total += bytes,
+                _ => break,
+            }
+        }
+        total as u64
+    };
+    sender.write_all(&vec![1; 300_000]).unwrap();
+    assert_eq!(read(300_000), 300_000);
+    let seen = emulator.tcp_progress(Direction::AToB).unwrap().remove(0);
+    assert_eq!((seen.target, seen.left, seen.arrived), (address, 300_000, vec![(0, 300_000)]));
+    // The other direction has a handshake and acknowledgements, and no bytes.
+    assert!(emulator.tcp_progress(Direction::BToA).unwrap().iter().all(|one| one.left == 0));
+
+    // Half of one window is lost, and nothing can be sent again before the cut.
+    emulator.set_loss(None, Loss::independent(0.5)).unwrap();
+    sender.write_all(&vec![2; 60_000]).unwrap();
+    std::thread::sleep(Duration::from_millis(15));
+    emulator.cut(Side::A, monotonic_now()).unwrap();
+    sender.write_all(&vec![3; 10_000]).unwrap();
+    let shown = 300_000 + read(60_000);
+    let seen = emulator.tcp_progress(Direction::AToB).unwrap().remove(0);
+    assert!(seen.left > 300_000 && seen.left <= 360_000, "{seen:?}");
+    assert_eq!(
+        seen.arrived[0],
+        (0, shown),
+        "what the receiver was shown is what arrived without a gap: {seen:?}"
+    );
+    let arrived: u64 = seen.arrived.iter().map(|range| range.1 - range.0).sum();
+    assert!(
+        arrived > shown && arrived < seen.left,
+        "some arrived behind a gap, some did not arrive: {seen:?}"
+    );
 }
 
 fn the_sites_outlive_an_emulator() {

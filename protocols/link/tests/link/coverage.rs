@@ -12,7 +12,7 @@ use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_link::{LAZY_FACTOR, Receiver, Sender, SenderConfig, SenderEvent, TransmitKind};
 use parhelion_plugin::Exposure;
 use parhelion_types::{RecordKey, Time};
-use parhelion_wire::{DATAGRAM_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
+use parhelion_wire::{SOURCE_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
 use proptest::prelude::*;
 
 const SYMBOL_BYTES: usize = 60;
@@ -109,8 +109,9 @@ proptest! {
 #[test]
 fn coverage_only_rises_and_comes_to_its_end() {
     for (index, code) in codes().iter().enumerate() {
-        // Far enough away that the mirror does not confirm a record before its coverage is complete.
-        let path = Path { latency: Duration::from_millis(300), ..UNKIND };
+        // Far enough away that the mirror does not confirm a record before its coverage is complete. Nothing is lost,
+        // and so nothing is taken back.
+        let path = Path { latency: Duration::from_millis(300), loss: 0.0, ..UNKIND };
         let mut network = Network::new(path, sender_config(), receiver_config(), code, 5);
         for number in 0..120 {
             network.send(Network::key(0, number), 100 + 300 * (number as usize % 40));
@@ -136,13 +137,100 @@ fn coverage_only_rises_and_comes_to_its_end() {
             let last = steps.last().unwrap();
             assert!(last.complete && last.sent, "code {index}: record {key:?} stays at {last:?}");
             assert_eq!(last.exposure.coverage, structure.full_coverage());
-            assert_eq!(last.exposure.symbols as usize, record.len().div_ceil(1168 - 20));
+            assert_eq!(last.exposure.symbols as usize, record.len().div_ceil(1168 - SYMBOL_PREFIX_BYTES));
             assert!(
                 steps.iter().all(|step| step.complete
                     == (step.sent && step.exposure.coverage == structure.full_coverage()))
             );
         }
     }
+}
+
+/// Sends what is due, burst after burst, and lets it leave the site at once; how many datagrams.
+fn leave(sender: &mut Sender, now: &mut Time) -> usize {
+    let (mut count, mut before, mut out) = (0, usize::MAX, Vec::new());
+    while count != before {
+        before = count;
+        while let Some(transmit) = sender.poll_transmit(*now, &mut out) {
+            sender.handle_on_wire(*now, transmit.wire_number + 1);
+            count += 1;
+        }
+        *now = *now + Duration::from_nanos(1);
+    }
+    count
+}
+
+/// What is told now: coverage, symbols, whether all has been sent, and whether all is complete.
+fn told(sender: &mut Sender) -> Option<(u64, u32, bool, bool)> {
+    let SenderEvent::Coverage { exposure, sent, complete, .. } = sender.poll_event()?;
+    assert_eq!(sender.poll_event(), None, "several changes are one event");
+    Some((exposure.coverage, exposure.symbols, sent, complete))
+}
+
+#[test]
+fn a_missing_symbol_takes_coverage_back_until_it_has_arrived() {
+    let (code, parameters) = layered();
+    let mut now = Time::from_nanos(1);
+    let mut sender = Sender::new(small_sender(), code, parameters, now).unwrap();
+    sender.send(now, Network::key(0, 0), Bytes::from(vec![7; 3 * SYMBOL_BYTES])).unwrap();
+    let symbols = leave(&mut sender, &mut now) as u32;
+    now = now + Duration::from_millis(1);
+    leave(&mut sender, &mut now);
+    let covered = Some((0b111, symbols, true, true));
+    assert!(symbols >= 3, "{symbols}");
+    assert_eq!(told(&mut sender), covered);
+
+    // Two symbols are lost, and all their repairs; the last one is not known to have arrived.
+    let settled = u64::from(symbols) - 1;
+    now = now + Duration::from_millis(50);
+    sender.handle_report(now, settled, &[(0, 2)]);
+    assert_eq!(told(&mut sender), Some((0, 3, false, false)), "nothing of the two is on the wire");
+    let mut out = Vec::new();
+    let first = sender.poll_transmit(now, &mut out).unwrap().wire_number;
+    let second = sender.poll_transmit(now, &mut out).unwrap().wire_number;
+    assert_eq!(told(&mut sender), None, "their copies are still in the host");
+    sender.handle_on_wire(now, first + 1);
+    leave(&mut sender, &mut now);
+    assert_eq!(told(&mut sender), Some((0, 3, false, false)), "one of them is");
+    sender.handle_on_wire(now, second + 1);
+    leave(&mut sender, &mut now);
+    assert_eq!(told(&mut sender), Some((0, 3, true, true)), "bare, and complete, as no repairs will follow");
+
+    // The next report was written before the copies came; a much later one says that they did not.
+    now = now + Duration::from_millis(5);
+    sender.handle_report(now, settled, &[(0, 2)]);
+    assert_eq!((told(&mut sender), leave(&mut sender, &mut now)), (None, 0));
+    now = now + Duration::from_secs(2);
+    sender.handle_report(now, settled, &[(0, 2)]);
+    assert_eq!(told(&mut sender), Some((0, 3, false, false)), "the copies are lost as well");
+    leave(&mut sender, &mut now);
+    assert_eq!(told(&mut sender), Some((0, 3, true, true)));
+
+    // One has arrived, then the other.
+    sender.handle_report(now, settled, &[(1, 1)]);
+    assert_eq!(told(&mut sender), Some((0, 2, true, true)));
+    sender.handle_report(now, settled, &[]);
+    assert_eq!(told(&mut sender), covered);
+}
+
+/// A probe may have sent the copy before anybody knew that the symbol was lost.
+#[test]
+fn a_copy_that_left_before_the_report_counts() {
+    let (code, parameters) = no_code();
+    let mut now = Time::from_nanos(1);
+    let mut sender = Sender::new(small_sender(), code, parameters, now).unwrap();
+    sender.send(now, Network::key(0, 0), Bytes::from_static(b"one symbol")).unwrap();
+    assert_eq!(leave(&mut sender, &mut now), 1);
+    assert_eq!(told(&mut sender), Some((0, 1, true, true)));
+    now = sender.poll_timeout().unwrap();
+    let mut out = Vec::new();
+    let probe = sender.poll_transmit(now, &mut out).unwrap();
+    assert_eq!((probe.kind, sender.stats().probes), (TransmitKind::Resent, 1));
+    sender.handle_report(now, 1, &[(0, 1)]);
+    assert_eq!(told(&mut sender), Some((0, 1, false, false)), "the probe is still in the host");
+    sender.handle_on_wire(now, probe.wire_number + 1);
+    leave(&mut sender, &mut now);
+    assert_eq!(told(&mut sender), Some((0, 1, true, true)));
 }
 
 #[test]
@@ -255,7 +343,7 @@ fn an_impossible_code_is_refused() {
     assert_eq!(*sender.structure(), structure);
     let change = sender.change_code(now, Arc::clone(&code), "r=4".parse().unwrap()).unwrap();
     assert_eq!((change.epoch, change.first_symbol), (1, 0));
-    for (symbol_bytes, burst) in [(20, 8), (70_000, 8), (1200, 0)] {
+    for (symbol_bytes, burst) in [(16, 8), (70_000, 8), (1200, 0)] {
         let config = SenderConfig { symbol_bytes, burst_datagrams_max: burst, ..sender_config() };
         let error = Sender::new(config, code.clone(), "r=8".parse().unwrap(), now).err().unwrap();
         assert!(error.to_string().contains("; give"), "{error}");
@@ -358,7 +446,7 @@ fn order(sender: &mut Sender, now: Time) -> Vec<u8> {
     let (mut order, mut out) = (Vec::new(), Vec::new());
     while let Some(transmit) = sender.poll_transmit(now, &mut out) {
         if transmit.kind == TransmitKind::Source {
-            order.push(out[DATAGRAM_HEADER_BYTES + SYMBOL_PREFIX_BYTES]);
+            order.push(out[SOURCE_HEADER_BYTES + SYMBOL_PREFIX_BYTES]);
         }
         out.clear();
     }

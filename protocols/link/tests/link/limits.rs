@@ -6,12 +6,12 @@ use crate::network::{CLEAN, Code, Network, Path, codes, layered, no_code, receiv
 use bytes::Bytes;
 use parhelion_link::{Receiver, ReceiverConfig, Sender, SenderConfig};
 use parhelion_types::Time;
-use parhelion_wire::{DATAGRAM_HEADER_BYTES, Datagram, DatagramKind, SymbolPrefix};
+use parhelion_wire::{Datagram, DatagramKind, NUMBER_BITS, SYMBOL_PREFIX_BYTES, SymbolPrefix};
 use proptest::prelude::*;
 
 fn source(wire_number: u64, id: u64, prefix: SymbolPrefix, data: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; DATAGRAM_HEADER_BYTES];
-    let kind = DatagramKind::Source { id, sent_micros: 0 };
+    let kind = DatagramKind::Source { id };
+    let mut bytes = vec![0; kind.header_bytes()];
     Datagram { path: 0, code_epoch: 0, wire_number, kind }.write(&mut bytes);
     prefix.write(data, &mut bytes);
     bytes
@@ -86,6 +86,12 @@ fn a_full_buffer_refuses_and_says_what_to_do() {
     assert_eq!((sender.buffered_bytes(), sender.queued_bytes()), (0, 0));
     assert_eq!(sender.poll_transmit(Time::from_nanos(1), &mut Vec::new()), None);
     sender.send(Time::ZERO, Network::key(0, 1), Bytes::from(vec![0; 500])).unwrap();
+    // What is larger than the buffer waits until that is empty, and no longer.
+    let large = Bytes::from(vec![0; 2000]);
+    sender.send(Time::ZERO, Network::key(0, 2), large.clone()).unwrap_err();
+    sender.handle_confirmed(Network::key(0, 2));
+    sender.send(Time::ZERO, Network::key(0, 2), large).unwrap();
+    sender.send(Time::ZERO, Network::key(0, 3), Bytes::from_static(b"1")).unwrap_err();
 }
 
 #[test]
@@ -113,7 +119,8 @@ fn a_confirmed_record_stays_until_its_symbols_have_arrived() {
 fn symbols_in_flight_are_bounded_and_covered_while_the_window_is_closed() {
     let (code, parameters) = layered();
     // One byte of a record in each symbol.
-    let config = SenderConfig { symbol_bytes: 21, rate_bytes_per_second: 0, ..sender_config() };
+    let config =
+        SenderConfig { symbol_bytes: SYMBOL_PREFIX_BYTES + 1, rate_bytes_per_second: 0, ..sender_config() };
     let mut now = Time::from_nanos(1);
     let mut sender = Sender::new(config, code, parameters, now).unwrap();
     let window = parhelion_link::SYMBOLS_IN_FLIGHT_MAX;
@@ -153,20 +160,20 @@ fn receiver_of(code: &Code) -> Receiver {
 
 /// Headers that are valid, of symbols that may be anything.
 fn datagrams() -> impl Strategy<Value = Vec<u8>> {
-    let near = || prop_oneof![0u64..300, any::<u64>()];
+    let near = || prop_oneof![0u64..300, 0u64..1 << NUMBER_BITS];
     let kind = prop_oneof![
-        (near(), any::<u64>()).prop_map(|(id, sent_micros)| DatagramKind::Source { id, sent_micros }),
-        (near(), any::<u64>()).prop_map(|(id, sent_micros)| DatagramKind::Resent { id, sent_micros }),
+        near().prop_map(|id| DatagramKind::Source { id }),
+        near().prop_map(|id| DatagramKind::Resent { id }),
         (near(), prop_oneof![Just(1u16), Just(11), 1u16..], prop_oneof![1u16..9, 1u16..], 0u8..5)
             .prop_map(|(first, stride, count, index)| DatagramKind::Repair { first, stride, count, index }),
     ];
     let prefix = (0u64..6, 0u32..30, 0usize..45, any::<bool>());
     (kind, near(), 0u32..3, prefix, any::<bool>(), prop::collection::vec(any::<u8>(), 0..70)).prop_map(
         |(kind, wire_number, code_epoch, (record, position, length, last), is_symbol, noise)| {
-            let mut bytes = vec![0; DATAGRAM_HEADER_BYTES];
+            let mut bytes = vec![0; kind.header_bytes()];
             Datagram { path: 0, code_epoch, wire_number, kind }.write(&mut bytes);
             if is_symbol {
-                let prefix = SymbolPrefix { record, offset: 44 * position, length: length as u16, last };
+                let prefix = SymbolPrefix { record, offset: 48 * position, length: length as u16, last };
                 prefix.write(&vec![7; length], &mut bytes);
             } else {
                 bytes.extend(noise);

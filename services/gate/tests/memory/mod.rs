@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
-    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Entry, EntryKind, LogDigest, LogState,
-    Promotion, ReadRecord, Stage, Stretch,
+    AppendRequest, Appended, Backend, CodeRequest, CreateRequest, Credit, Entry, EntryKind, LogDigest,
+    LogState, Promotion, ReadRecord, Stage, Stretch,
 };
 use parhelion_types::{
     Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RequestId, Risk, SourceTime,
@@ -153,8 +153,10 @@ impl Backend for MemorySite {
         .boxed()
     }
 
-    fn append(&self, request: AppendRequest) -> Later<'_, Appended> {
+    /// Keeps the bytes, and so their credit, until the answer.
+    fn append(&self, request: AppendRequest, credit: Credit) -> Later<'_, Appended> {
         async move {
+            let _credit = credit;
             self.asked.fetch_add(1, Ordering::SeqCst);
             let take = |left: u32| left.checked_sub(1);
             if self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
@@ -255,10 +257,10 @@ impl Backend for MemorySite {
         .boxed()
     }
 
-    fn status(&self, histograms: bool) -> Later<'_, serde_json::Value> {
+    fn status(&self) -> Later<'_, serde_json::Value> {
         async move {
             let logs = self.logs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len();
-            Ok(serde_json::json!({ "site": 1, "logs": logs, "histograms": histograms }))
+            Ok(serde_json::json!({ "site": 1, "logs": logs }))
         }
         .boxed()
     }

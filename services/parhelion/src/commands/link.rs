@@ -29,7 +29,7 @@ pub fn link(command: LinkCommand) -> Result<Exit, Failure> {
 
 async fn status(server: &ServerArgs) -> Result<Exit, Failure> {
     let client = connect(server, As::Client).await?;
-    let status = client.status(false).await?;
+    let status = client.status().await?;
     let part = |key: &str| status[key].clone();
     let document = json!({
         "site": part("site"), "duty": part("duty"), "linked": status["logs"]["linked"],

@@ -1,22 +1,19 @@
-//! `parhelion mirror`: how far the mirror is behind, promotion, comparison of sites.
+//! `parhelion mirror`: how far the mirror is behind, and whether the sites are the same.
 
 use std::cell::Cell;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use parhelion_gate::{LogState, Missing};
+use parhelion_gate::LogState;
 use parhelion_types::{Error, ErrorKind, LogAddress, LogId};
 use serde_json::{Value, json};
 
 use crate::cli::{MirrorCommand, ServerArgs};
 use crate::client::{As, connect, connect_with};
-use crate::commands::{run, show};
+use crate::commands::{promotion, run, show};
 use crate::output::{Exit, Failure, bytes, count, field, print_table, say, span};
 use crate::progress;
 
-/// Missing appends shown in a table; JSON has all that the answer lists.
-const MISSING_SHOWN: usize = 20;
 /// A mirror that is this far behind is looked at twice, to see which way it goes.
 const LAG_WORTH_A_LOOK: Duration = Duration::from_secs(1);
 /// Time between the two looks.
@@ -31,7 +28,10 @@ pub fn mirror(command: MirrorCommand) -> Result<Exit, Failure> {
             MirrorCommand::Status { server, max_lag, max_lag_bytes } => {
                 status(&server, max_lag, max_lag_bytes.map(|limit| limit.as_u64())).await
             }
-            MirrorCommand::Promote { server, dry_run, yes } => promote(&server, dry_run, yes).await,
+            MirrorCommand::Promote { server, dry_run, yes } => {
+                promotion::promote(&server, dry_run, yes).await
+            }
+            MirrorCommand::Missing { server } => promotion::missing(&server).await,
             MirrorCommand::Verify { server, other } => verify(&server, other).await,
         }
     })
@@ -49,16 +49,15 @@ struct Lag {
 impl Lag {
     /// From a node's status; nothing if it feeds no mirror.
     fn of(status: &Value) -> Option<Self> {
-        if status["duty"] != "primary" {
+        if status["duty"] != "primary" || fenced_by(status).is_some() {
             return None;
         }
-        let mut lag = Self::default();
-        for log in status["logs"]["logs"].as_array().into_iter().flatten() {
-            lag.appends += log["lag_appends"].as_u64().unwrap_or_default();
-            lag.bytes += log["lag_bytes"].as_u64().unwrap_or_default();
-            lag.seconds = lag.seconds.max(log["lag_seconds"].as_f64().unwrap_or_default());
-        }
-        Some(lag)
+        let totals = &status["logs"]["totals"];
+        Some(Self {
+            appends: totals["lag_appends"].as_u64().unwrap_or_default(),
+            bytes: totals["lag_bytes"].as_u64().unwrap_or_default(),
+            seconds: totals["lag_seconds"].as_f64().unwrap_or_default(),
+        })
     }
 
     fn age(&self) -> Duration {
@@ -79,15 +78,46 @@ impl Lag {
     }
 }
 
+/// The logs that a status shows one by one.
+fn logs_of(status: &Value) -> &[Value] {
+    status["logs"]["logs"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The epoch under which the other site was promoted, if this primary was told so.
+fn fenced_by(status: &Value) -> Option<u64> {
+    status["logs"]["totals"]["fenced_by"].as_u64()
+}
+
+/// Why a site that takes or took appends mirrors them to nobody, if so: then it has no lag.
+fn mirrors_to_nobody(status: &Value) -> Option<String> {
+    let why = match status["duty"].as_str() {
+        Some("single") => "its duty is single".to_owned(),
+        Some("promoted") => "it was promoted; give it a mirror as soon as you can".to_owned(),
+        _ => {
+            let epoch = fenced_by(status)?;
+            format!("it is fenced by epoch {epoch}, under which the other site was promoted; append there")
+        }
+    };
+    Some(format!("this site mirrors to nobody: {why}"))
+}
+
 async fn status(
     server: &ServerArgs,
     max_lag: Option<Duration>,
     max_lag_bytes: Option<u64>,
 ) -> Result<Exit, Failure> {
     let client = connect(server, As::Client).await?;
-    let mut status = client.status(false).await?;
+    let mut status = client.status().await?;
     let lag = Lag::of(&status);
     let limited = max_lag.is_some() || max_lag_bytes.is_some();
+    let nobody = mirrors_to_nobody(&status);
+    if limited && let Some(nobody) = &nobody {
+        return Err(Error::invalid(format!(
+            "the site at {} has no lag to compare with a limit, for {nobody}",
+            server.address
+        ))
+        .into());
+    }
     if limited && lag.is_none() {
         let duty = field(&status["duty"]);
         return Err(Error::invalid(format!(
@@ -107,6 +137,7 @@ async fn status(
         max_lag.is_some_and(|limit| lag.age() > limit) || max_lag_bytes.is_some_and(|limit| lag.bytes > limit)
     });
     status["lag"] = lag.map_or(Value::Null, |lag| lag.json());
+    status["mirrors_to_nobody"] = json!(nobody);
     if limited {
         status["over_limit"] = json!(over);
     }
@@ -114,6 +145,9 @@ async fn status(
         show(server, status, || {});
     } else {
         show_status(&status);
+        if let Some(nobody) = nobody {
+            say!("\n{nobody}");
+        }
         if let Some(lag) = lag {
             say!("\n{}", lag.text());
             for node in silent(&status) {
@@ -121,7 +155,7 @@ async fn status(
             }
             let hint = if lag.age() >= LAG_WORTH_A_LOOK {
                 tokio::time::sleep(LOOKS_APART).await;
-                let later = client.status(false).await?;
+                let later = client.status().await?;
                 Lag::of(&later).and_then(|now| hint(lag, now, &later))
             } else {
                 None
@@ -181,7 +215,7 @@ fn show_status(status: &Value) {
         field(&status["duty"]),
         field(&status["version"])
     );
-    let logs = status["logs"]["logs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let logs = logs_of(status);
     if logs.is_empty() {
         say!("no logs");
     } else if status["duty"] == "mirror" {
@@ -229,7 +263,21 @@ fn show_status(status: &Value) {
             say!("log {} takes no records: {refusal}", field(&log["log"]));
         }
     }
+    if let Some(more) = more_logs(status) {
+        say!("{more}");
+    }
     show_nodes(status);
+}
+
+/// What is said of the logs that a status does not show.
+fn more_logs(status: &Value) -> Option<String> {
+    let all = status["logs"]["totals"]["logs"].as_u64()?;
+    let more = all.checked_sub(logs_of(status).len() as u64).filter(|&more| more > 0)?;
+    Some(format!(
+        "... and {} more logs; shown are those that take no records, then those that lag most. `parhelion log list` lists \
+         all",
+        count(more)
+    ))
 }
 
 /// The nodes of a site that has several.
@@ -246,61 +294,6 @@ fn show_nodes(status: &Value) {
         [field(&node["node"]), roles.join(", "), field(&node["address"]), reached]
     };
     print_table(["node", "roles", "address", "answers"], nodes.iter().map(row));
-}
-
-async fn promote(server: &ServerArgs, dry_run: bool, yes: bool) -> Result<Exit, Failure> {
-    if !dry_run && !yes && !confirmed("Make this mirror a primary? The old one is fenced for good. [y/N] ")? {
-        return Err(Failure::new("not promoted; give --yes to skip the question"));
-    }
-    let client = connect(server, As::Admin).await?;
-    let found = client.promote(dry_run).await?;
-    let missing = |m: &Missing| {
-        json!({
-            "log": m.log.0, "address": m.address.to_string(), "length": m.length,
-            "digest": format!("{:08x}", m.digest), "request": m.request.to_string(),
-        })
-    };
-    let document = json!({
-        "epoch": found.epoch.0, "logs": found.logs, "dry_run": dry_run, "missing_count": found.missing_count,
-        "behind_gap_count": found.behind_gap_count, "missing": found.missing.iter().map(missing).collect::<Vec<_>>(),
-    });
-    show(server, document, || {
-        let would = if dry_run { "would be " } else { "" };
-        say!("{would}primary of {} logs under epoch {}", found.logs, found.epoch);
-        say!(
-            "{} appends were announced and cannot be shown; {} of them are here but lie behind a gap",
-            count(found.missing_count),
-            count(found.behind_gap_count)
-        );
-        if !found.missing.is_empty() {
-            let row = |m: &Missing| {
-                [m.log.to_string(), m.address.to_string(), m.length.to_string(), m.request.to_string()]
-            };
-            print_table(
-                ["log", "address", "bytes", "request"],
-                found.missing.iter().take(MISSING_SHOWN).map(row),
-            );
-            if let Some(more) = more_missing(found.missing.len() as u64, found.missing_count) {
-                say!("{more}");
-            }
-        }
-    });
-    Ok(if found.missing_count > 0 { Exit::Found } else { Exit::Done })
-}
-
-/// What the table does not show of `missing` appends, `listed` of which the answer lists.
-fn more_missing(listed: u64, missing: u64) -> Option<String> {
-    let more = missing.saturating_sub(MISSING_SHOWN as u64);
-    if more == 0 {
-        return None;
-    }
-    let more = count(more);
-    Some(if listed >= missing {
-        format!("... and {more} more; --json lists them all")
-    } else {
-        let listed = count(listed);
-        format!("... and {more} more; --json lists the first {listed}, which is all that an answer holds")
-    })
 }
 
 /// What the comparison of one log found.
@@ -369,16 +362,6 @@ async fn verify(server: &ServerArgs, other: SocketAddr) -> Result<Exit, Failure>
     Ok(if same { Exit::Done } else { Exit::Found })
 }
 
-fn confirmed(question: &str) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    eprint!("{question}");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(Failure::new)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,18 +369,12 @@ mod tests {
     fn status(linked: bool, lags: &[(u64, u64, f64)]) -> Value {
         let log = |(appends, bytes, seconds): &(u64, u64, f64)| json!({ "lag_appends": appends, "lag_bytes": bytes, "lag_seconds": seconds });
         let logs: Vec<Value> = lags.iter().map(log).collect();
-        json!({ "duty": "primary", "logs": { "linked": linked, "logs": logs } })
-    }
-
-    #[test]
-    fn what_a_table_of_missing_appends_leaves_out_is_told() {
-        assert_eq!(more_missing(20, 20), None);
-        assert_eq!(more_missing(1021, 1021).unwrap(), "... and 1 001 more; --json lists them all");
-        let cut = more_missing(29_000, 50_020).unwrap();
-        assert_eq!(
-            cut,
-            "... and 50 000 more; --json lists the first 29 000, which is all that an answer holds"
-        );
+        let totals = json!({
+            "logs": lags.len(), "lag_appends": lags.iter().map(|lag| lag.0).sum::<u64>(),
+            "lag_bytes": lags.iter().map(|lag| lag.1).sum::<u64>(),
+            "lag_seconds": lags.iter().map(|lag| lag.2).fold(0.0, f64::max),
+        });
+        json!({ "duty": "primary", "logs": { "linked": linked, "totals": totals, "logs": logs } })
     }
 
     #[test]
@@ -407,6 +384,31 @@ mod tests {
         assert_eq!(lag.text(), "the mirror lacks 3 appends, 4.0 MiB; the oldest is 75.0 s old");
         assert_eq!(Lag::default().text(), "the mirror has everything");
         assert_eq!(Lag::of(&json!({ "duty": "mirror", "logs": {} })), None);
+    }
+
+    #[test]
+    fn a_site_that_mirrors_to_nobody_says_so_and_has_no_lag() {
+        let mut fenced = status(false, &[(27, 18 << 20, 0.0), (1, 9, 3.0)]);
+        assert_eq!(mirrors_to_nobody(&fenced), None);
+        fenced["logs"]["totals"]["fenced_by"] = json!(4);
+        assert_eq!(Lag::of(&fenced), None);
+        let text = mirrors_to_nobody(&fenced).unwrap();
+        assert!(text.starts_with("this site mirrors to nobody: it is fenced by epoch 4"), "{text}");
+        for (duty, word) in [("single", "single"), ("promoted", "promoted")] {
+            fenced["duty"] = json!(duty);
+            assert_eq!(Lag::of(&fenced), None);
+            assert!(mirrors_to_nobody(&fenced).unwrap().contains(word));
+        }
+        assert_eq!(mirrors_to_nobody(&json!({ "duty": "mirror", "logs": {} })), None);
+    }
+
+    #[test]
+    fn logs_that_are_not_shown_are_counted() {
+        let mut many = status(true, &[(0, 0, 0.0)]);
+        assert_eq!(more_logs(&many), None);
+        many["logs"]["totals"]["logs"] = json!(2001);
+        let more = more_logs(&many).unwrap();
+        assert!(more.starts_with("... and 2 000 more logs") && more.contains("log list"), "{more}");
     }
 
     #[test]

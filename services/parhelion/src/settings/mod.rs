@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use parhelion_types::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
-use parhelion_types::{Degrade, Role};
+use parhelion_gate::tls::is_host_name;
+use parhelion_types::Role;
+use parhelion_types::limits::{IN_FLIGHT_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use serde::{Deserialize, Serialize};
 
 pub use layers::{Effective, Layered, Profile, load};
@@ -92,11 +93,6 @@ choices! {
     Congestion { Provisioned = "provisioned", Bbr = "bbr", Cubic = "cubic" }
 }
 
-/// Reads a policy by its name.
-fn degrade<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Degrade, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-}
-
 macro_rules! section {
     ($($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $ty:ty),* $(,)? })*) => {$(
         $(#[$doc])*
@@ -129,7 +125,7 @@ section! {
         listen: String,
     }
     /// `[tls]`
-    Tls { directory: PathBuf }
+    Tls { directory: PathBuf, certificate: String }
     /// `[api]`
     Api { listen: SocketAddr, in_flight: ByteSize }
     /// `[http]`
@@ -138,8 +134,6 @@ section! {
     Storage { directories: Vec<PathBuf>, segment: ByteSize, queue: ByteSize }
     /// `[mirror]`
     Mirror {
-        #[serde(deserialize_with = "degrade")]
-        degrade: Degrade,
         #[serde(with = "humantime_serde")]
         deadline: Duration,
         requests: u32,
@@ -150,6 +144,8 @@ section! {
         peer_bulk: String,
         peer_critical: String,
         peer_tcp: String,
+        #[serde(deserialize_with = "site::words")]
+        peer_names: Vec<String>,
         listen_bulk: SocketAddr,
         listen_critical: SocketAddr,
         listen_tcp: SocketAddr,
@@ -165,7 +161,7 @@ section! {
         flush_pause: u32,
         #[serde(with = "humantime_serde")]
         site_exit_delay: Duration,
-        burst: usize,
+        pacing_burst: usize,
         buffer: ByteSize,
         #[serde(with = "humantime_serde")]
         report_interval: Duration,
@@ -239,7 +235,15 @@ impl SettingsError {
 impl Settings {
     /// Checks what types cannot: ranges, and values that must fit each other.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let Self { node, http, storage, link, risk, telemetry, .. } = self;
+        let Self { node, api, http, storage, link, risk, telemetry, .. } = self;
+        require(
+            api.in_flight.as_u64() >= IN_FLIGHT_BYTES_MIN as u64,
+            "api.in_flight",
+            api.in_flight,
+            &format!(
+                "give at least {IN_FLIGHT_BYTES_MIN} bytes, so that the largest append fits beside those that wait"
+            ),
+        )?;
         let segments = u64::from(SEGMENT_BYTES_MIN)..=u64::from(SEGMENT_BYTES_MAX);
         require(
             segments.contains(&storage.segment.as_u64()),
@@ -259,7 +263,11 @@ impl Settings {
         let share = link.share > 0.0 && link.share <= 1.0;
         require(share, "link.share", link.share, "give a share above 0 and at most 1")?;
         require((1280..=9200).contains(&link.mtu), "link.mtu", link.mtu, "give 1280 to 9200 bytes")?;
-        require((1..=64).contains(&link.burst), "link.burst", link.burst, "give 1 to 64 datagrams")?;
+        let burst = link.pacing_burst;
+        require((1..=64).contains(&burst), "link.pacing_burst", burst, "give 1 to 64 datagrams")?;
+        let reason = "give DNS names or IP addresses, such as mirror.example.com, or nothing";
+        let names = link.peer_names.iter().all(|name| is_host_name(name));
+        require(names, "link.peer_names", link.peer_names.join(", "), reason)?;
         let listen = http.listen == "off" || http.listen.parse::<SocketAddr>().is_ok();
         require(listen, "http.listen", &http.listen, "give an address such as 127.0.0.1:7480, or \"off\"")?;
         for (key, peer) in [("link.peer_bulk", &link.peer_bulk), ("link.peer_critical", &link.peer_critical)]
@@ -273,6 +281,22 @@ impl Settings {
         let reason = "give an address such as 192.0.2.7:7413, or leave it empty";
         require(tcp, "link.peer_tcp", &link.peer_tcp, reason)?;
         self.check_site()
+    }
+
+    /// Name of the node's certificate and key in `tls.directory`, without ending.
+    pub fn certificate(&self) -> String {
+        match self.tls.certificate.as_str() {
+            "" => format!("node-{}", self.node.site),
+            name => name.to_owned(),
+        }
+    }
+
+    /// Where a storage node keeps segments; the first directory also holds its catalogue.
+    pub fn data_directories(&self) -> Vec<PathBuf> {
+        match self.storage.directories.as_slice() {
+            [] => vec![self.node.data.join("store")],
+            directories => directories.to_vec(),
+        }
     }
 }
 

@@ -213,5 +213,7 @@ fn drill(mode: Mode, fate: Fate) {
         assert_eq!(count("total"), 0, "{}", drill.text());
     } else if run["meets_loss"] == true {
         assert!(count("total") > 0, "nothing is lost, so the table is too dark: {}", drill.text());
+    } else {
+        parhelion_e2e::skip(&format!("no network of a test's own can be made here: {}", run["notes"]));
     }
 }

@@ -1,144 +1,20 @@
 //! What a primary asks for, step by step.
 
-use std::sync::Arc;
+mod bed;
+mod buffer;
+
 use std::time::Duration;
 
+use bed::{Bed, LOG, acked, compared_with, config, create, mark, record, up_with};
 use bytes::Bytes;
-use parhelion_log::{ActiveMap, CreatePayload, Record, RecordFields, RecordKind, Tail};
-use parhelion_mirror::{
-    Append, Covered, Effect, Event, Input, Primary, PrimaryConfig, PrimaryLog, Reply, StageKind, Token,
-};
-use parhelion_model_iid_bound::IidBound;
+use parhelion_log::{RecordKind, Tail};
+use parhelion_mirror::{Append, Covered, Effect, Event, Input, PrimaryConfig, Reply, StageKind};
 use parhelion_plugin::{Channel, Exposure, Structure};
-use parhelion_risk::Pricer;
 use parhelion_types::{
     Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime,
     Time, TraceContext,
 };
 use parhelion_wire::link::LogMarkV1;
-
-const LOG: LogId = LogId(0);
-const SEGMENT_BYTES: u32 = 32 << 20;
-const LAYERED: [u32; 3] = [1, 11, 41];
-
-struct Bed {
-    primary: Primary,
-    now: Time,
-    token: Token,
-}
-
-impl Bed {
-    /// A process that finds one log with one record on disk.
-    fn new(degrade: Degrade) -> Self {
-        Self::with(degrade, 1, None)
-    }
-
-    /// A process that finds one log with that many records, a creation and appends.
-    fn with(degrade: Degrade, records: u64, refusal: Option<Error>) -> Self {
-        let mut tail = Tail::new(LOG);
-        let fields = RecordFields { kind: RecordKind::Create, ..RecordFields::default() };
-        let payload = CreatePayload { degrade, name: "orders".to_owned() }.to_bytes();
-        tail.place(fields, &payload, SEGMENT_BYTES);
-        for _ in 1..records {
-            tail.place(RecordFields::default(), &[7; 100], SEGMENT_BYTES);
-        }
-        let log = PrimaryLog {
-            log: LOG,
-            name: "orders".to_owned(),
-            degrade,
-            tail,
-            active: ActiveMap::default(),
-            requests: Vec::new(),
-            newest: SourceTime(1),
-            refusal,
-        };
-        Self { primary: Primary::new(config(), pricer(), vec![log]), now: Time::from_nanos(1), token: 0 }
-    }
-
-    fn token(&mut self) -> Token {
-        self.token += 1;
-        self.token
-    }
-
-    fn step(&mut self, input: Input) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        self.primary.step(self.now, input, &mut effects);
-        effects
-    }
-
-    fn append(&mut self, durability: Durability, bytes: usize, request: u128) -> Vec<Effect> {
-        let token = self.token();
-        self.step(Input::Append(Append {
-            token,
-            log: LOG,
-            payload: Bytes::from(vec![7; bytes]),
-            durability,
-            max_risk: Risk::asked(1e-6).unwrap(),
-            deadline: Some(Duration::from_secs(1)),
-            request: RequestId(request),
-            explain: true,
-            trace: TraceContext::default(),
-            time: SourceTime(2),
-        }))
-    }
-
-    fn durable(&mut self, records: u64) -> Vec<Effect> {
-        self.step(Input::Durable { log: LOG, records })
-    }
-
-    fn up(&mut self, records: u64) -> Vec<Effect> {
-        let end = self.primary.log(LOG).unwrap().end;
-        let structure = Structure::Layered { r: 8, interleaves: LAYERED.to_vec(), delayed: false };
-        let marks = if records == 0 { vec![] } else { vec![mark(records, end, 0)] };
-        self.step(Input::LinkUp { marks, structure, code: "layered-interleaving 1".to_owned() })
-    }
-
-    fn announced(&mut self, number: u64) -> Vec<Effect> {
-        self.step(Input::Announced(vec![RecordKey { log: LOG, number }]))
-    }
-
-    fn covered(&mut self, number: u64, coverage: u64) -> Vec<Effect> {
-        let exposure = Exposure::steady(3, coverage, 8);
-        let key = RecordKey { log: LOG, number };
-        let complete = coverage == 0b111;
-        self.step(Input::Coverage(vec![Covered { key, exposure, sent: true, complete }]))
-    }
-}
-
-fn config() -> PrimaryConfig {
-    PrimaryConfig {
-        segment_bytes: SEGMENT_BYTES,
-        link_buffer_bytes_max: 64 << 10,
-        deadline: Duration::from_secs(10),
-        requests_max: 100,
-        epoch: Epoch(0),
-    }
-}
-
-fn pricer() -> Pricer {
-    Pricer::new(Arc::new(IidBound), Structure::None, Channel::independent(1e-3, 0.999))
-}
-
-fn mark(records: u64, end: LogAddress, epoch: u32) -> LogMarkV1 {
-    LogMarkV1 { log: LOG.0, epoch, records, segment: end.segment.0, offset: end.offset }
-}
-
-fn record(effects: &[Effect]) -> &Record {
-    effects
-        .iter()
-        .find_map(|effect| match effect {
-            Effect::Write { record, .. } => Some(record),
-            _ => None,
-        })
-        .expect("a record is written")
-}
-
-fn acked(effects: &[Effect]) -> Option<&parhelion_mirror::Acked> {
-    effects.iter().find_map(|effect| match effect {
-        Effect::Reply { reply: Ok(Reply::Acked(acked)), .. } => Some(&**acked),
-        _ => None,
-    })
-}
 
 #[test]
 fn a_log_is_created_once_and_answered_when_it_is_durable() {
@@ -262,6 +138,104 @@ fn a_repeated_request_is_stored_once() {
 }
 
 #[test]
+fn a_site_without_a_mirror_says_so() {
+    let alone = PrimaryConfig { has_mirror: false, ..config() };
+    for policy in [Degrade::Block, Degrade::Fail] {
+        let mut bed = Bed::start(alone.clone(), policy, (1, 1), None);
+        for level in [Durability::Network, Durability::Remote] {
+            let effects = bed.append(level, 100, 5);
+            let [Effect::Reply { reply: Err(error), .. }] = &effects[..] else { panic!("{effects:?}") };
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+        }
+        bed.append(Durability::Local, 100, 5);
+        assert!(acked(&bed.durable(2)).is_some());
+    }
+}
+
+#[test]
+fn a_request_id_with_other_bytes_is_refused() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 100, 5);
+    for other in [99, 101] {
+        let effects = bed.append(Durability::Local, other, 5);
+        let [Effect::Reply { reply: Err(error), .. }] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("other bytes"), "{error}");
+    }
+}
+
+#[test]
+fn a_second_try_to_free_waits_for_the_first() {
+    let mut bed = Bed::with(Degrade::Block, 2, None);
+    let free = |token| {
+        let freed = (1, Tail::first_address());
+        Input::Free { token, log: LOG, freed, time: SourceTime(3) }
+    };
+    let freed = |effects: &[Effect]| {
+        let is_freed = |effect: &&Effect| matches!(effect, Effect::Reply { reply: Ok(Reply::Freed), .. });
+        effects.iter().filter(is_freed).count()
+    };
+    let first = bed.step(free(1));
+    assert_eq!((record(&first).header.kind, freed(&first)), (RecordKind::Free, 0));
+    let second = bed.step(free(2));
+    assert!(second.is_empty(), "{second:?}");
+    assert_eq!(freed(&bed.durable(3)), 2);
+    let third = bed.step(free(3));
+    assert_eq!((third.len(), freed(&third)), (1, 1), "durable already");
+}
+
+#[test]
+fn a_log_is_created_when_its_creation_is_durable_however_often_it_is_asked() {
+    let mut bed = Bed::new(Degrade::Block);
+    let created = |effects: &[Effect]| {
+        let is_created =
+            |effect: &&Effect| matches!(effect, Effect::Reply { reply: Ok(Reply::Created(_)), .. });
+        effects.iter().filter(is_created).count()
+    };
+    assert_eq!(created(&bed.step(create(1, LogId(1), "new"))), 0);
+    assert_eq!(created(&bed.step(create(2, LogId(1), "new"))), 0);
+    assert_eq!(created(&bed.step(Input::Durable { log: LogId(1), records: 1 })), 2);
+    assert_eq!(created(&bed.step(create(3, LogId(1), "new"))), 1);
+}
+
+#[test]
+fn a_degraded_acknowledgement_tells_the_level_that_holds() {
+    let mut bed = Bed::new(Degrade::Degrade);
+    bed.up(1);
+    bed.append(Durability::Remote, 3000, 5);
+    bed.durable(2);
+    bed.now = bed.primary.poll_timeout().unwrap();
+    let effects = bed.step(Input::Timeout);
+    assert!(acked(&effects).is_none(), "were it lost now, it would be lost unnamed");
+    let effects = bed.announced(1);
+    assert_eq!(acked(&effects).map(|acked| (acked.reached, acked.degraded)), Some((Durability::Local, true)));
+
+    bed.covered(1, 0b111);
+    bed.append(Durability::Remote, 3000, 6);
+    bed.durable(3);
+    bed.announced(2);
+    assert!(acked(&bed.covered(2, 0b111)).is_none());
+    bed.now = bed.primary.poll_timeout().unwrap();
+    let effects = bed.step(Input::Timeout);
+    assert_eq!(
+        acked(&effects).map(|acked| (acked.reached, acked.degraded)),
+        Some((Durability::Network, true))
+    );
+}
+
+#[test]
+fn what_is_answered_has_no_deadline_any_more() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.append(Durability::Local, 100, 5);
+    assert!(bed.primary.poll_timeout().is_some());
+    assert!(acked(&bed.durable(2)).is_some());
+    assert_eq!(bed.primary.poll_timeout(), None);
+    bed.append(Durability::Local, 100, 6);
+    bed.step(Input::WriteFailed { log: LOG, reason: "no space".to_owned() });
+    assert_eq!(bed.primary.poll_timeout(), None);
+}
+
+#[test]
 fn a_repeated_request_gets_the_same_address_whatever_came_between() {
     let mut bed = Bed::new(Degrade::Block);
     bed.append(Durability::Local, 100, 5);
@@ -329,26 +303,21 @@ fn a_mirror_that_was_away_is_fed_from_the_log() {
 }
 
 #[test]
-fn a_full_link_buffer_spills_to_the_log() {
+fn a_loss_that_is_reported_before_the_acknowledgement_withholds_it() {
     let mut bed = Bed::new(Degrade::Block);
     bed.up(1);
-    let mut sent = 0;
-    let mut spilled = 0;
-    for request in 5..15 {
-        for effect in bed.append(Durability::Local, 10_000, request) {
-            match effect {
-                Effect::Send { .. } => sent += 1,
-                Effect::Event(Event::Spilled { .. }) => spilled += 1,
-                _ => {}
-            }
-        }
-    }
-    assert_eq!((sent, spilled), (6, 1), "64 KiB hold six appends of 10,000 bytes");
-    bed.durable(11);
-    let end = bed.primary.log(LOG).unwrap().end;
-    let effects = bed.step(Input::Mirrored(vec![mark(7, end, 0)]));
-    assert!(matches!(effects.last(), Some(Effect::ReadBacklog { .. })), "{effects:?}");
-    assert_eq!(bed.primary.unconfirmed_bytes(), 0);
+    bed.append(Durability::Network, 3000, 5);
+    bed.announced(1);
+    bed.covered(1, 0b111);
+    // A symbol is missing; then another copy of it is on the wire, alone.
+    let key = RecordKey { log: LOG, number: 1 };
+    let exposure = Exposure::steady(1, 0, 0);
+    bed.step(Input::Coverage(vec![Covered { key, exposure, sent: false, complete: false }]));
+    assert!(acked(&bed.durable(2)).is_none(), "what it was worth before is not what it is worth now");
+    let resent = Covered { key, exposure, sent: true, complete: true };
+    assert!(acked(&bed.step(Input::Coverage(vec![resent]))).is_none(), "a lone symbol has no repairs");
+    let effects = bed.covered(1, 0b111);
+    assert!(acked(&effects).is_some_and(|acked| acked.prefix.probability() < 1e-6), "it has arrived");
 }
 
 #[test]
@@ -379,6 +348,29 @@ fn a_mirror_that_is_ahead_of_a_restarted_primary_is_cut_back() {
 }
 
 #[test]
+fn a_mirror_is_cut_back_to_what_the_sites_had_in_common_however_often_the_primary_restarted() {
+    // A first process sent record 2 and died before it was stored. A second one placed records 2 and 3 anew and died
+    // before it was linked. The mirror's record 2 is not this one's.
+    let mut bed = Bed::start(config(), Degrade::Block, (2, 4), None);
+    let there = LogAddress::new(0, 600);
+    let effects = compared_with(&mut bed, vec![mark(3, there, 0)]);
+    let [Effect::Event(Event::Ahead { mirror: 3, here: 2, .. }), Effect::Rewind(tails)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((tails.len(), tails[0].records), (1, 2));
+    bed.step(Input::LinkDown);
+    let effects = compared_with(&mut bed, vec![mark(2, there, 0)]);
+    assert!(matches!(&effects[0], Effect::Reconciled(logs) if *logs == [LOG]), "{effects:?}");
+    bed.step(Input::LinkDown);
+    // From now on the mirror may have whatever is here.
+    let effects = compared_with(&mut bed, vec![mark(4, there, 0)]);
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Rewind(_) | Effect::Reconciled(_))),
+        "{effects:?}"
+    );
+}
+
+#[test]
 fn an_old_primary_is_fenced() {
     let mut bed = Bed::new(Degrade::Block);
     let end = bed.primary.log(LOG).unwrap().end;
@@ -387,11 +379,40 @@ fn an_old_primary_is_fenced() {
         structure: Structure::None,
         code: "none".to_owned(),
     });
-    assert!(matches!(&effects[..], [Effect::Event(Event::Fenced { log: LOG, epoch: 3 })]));
+    assert!(matches!(&effects[..], [Effect::Fenced(Epoch(3))]), "{effects:?}");
     let effects = bed.append(Durability::Local, 10, 5);
     assert!(
         matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.kind() == ErrorKind::Fenced)
     );
+}
+
+#[test]
+fn a_promotion_fences_logs_that_the_promoted_site_never_heard_of() {
+    let mut bed = Bed::new(Degrade::Block);
+    let theirs = LogMarkV1 { log: 9, ..mark(1, Tail::first_address(), 3) };
+    let effects = up_with(&mut bed, vec![theirs]);
+    assert!(matches!(&effects[..], [Effect::Fenced(Epoch(3))]), "{effects:?}");
+    let effects = bed.append(Durability::Local, 10, 5);
+    assert!(
+        matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.kind() == ErrorKind::Fenced)
+    );
+}
+
+#[test]
+fn a_fenced_primary_is_fenced_after_a_restart() {
+    let seen = PrimaryConfig { seen: Epoch(3), ..config() };
+    let mut bed = Bed::start(seen.clone(), Degrade::Block, (1, 1), None);
+    for effects in [bed.append(Durability::Local, 10, 5), bed.step(create(9, LogId(1), "new"))] {
+        assert!(
+            matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.kind() == ErrorKind::Fenced),
+            "{effects:?}"
+        );
+    }
+    assert_eq!(bed.primary.log(LOG).unwrap().fenced_by, Some(3));
+    // Promoted itself since then.
+    let mut bed = Bed::start(PrimaryConfig { epoch: Epoch(4), ..seen }, Degrade::Block, (1, 1), None);
+    bed.append(Durability::Local, 10, 5);
+    assert!(acked(&bed.durable(2)).is_some());
 }
 
 #[test]
@@ -405,13 +426,17 @@ fn a_primary_whose_mirror_is_promoted_under_its_eyes_is_fenced() {
         matches!(
             &effects[..],
             [
-                Effect::Reply { reply: Err(error), .. },
-                Effect::Event(Event::Fenced { log: LOG, epoch: 7 })
+                Effect::Fenced(Epoch(7)),
+                Effect::Reply { reply: Err(error), .. }
             ] if error.kind() == ErrorKind::Fenced
         ),
         "{effects:?}"
     );
     assert_eq!(bed.primary.unconfirmed_bytes(), 0);
+    let status = bed.primary.log(LOG).unwrap();
+    assert_eq!(status.fenced_by, Some(7));
+    let lag = (status.lag_bytes, status.oldest_unmirrored);
+    assert_eq!(lag, (0, None), "it mirrors to nobody, who lacks nothing");
     assert!(bed.step(Input::Mirrored(vec![mark(1, Tail::first_address(), 7)])).is_empty(), "told once");
     let effects = bed.append(Durability::Local, 10, 6);
     assert!(
@@ -443,16 +468,6 @@ fn an_unknown_log_is_named() {
     assert!(
         matches!(&effects[..], [Effect::Reply { reply: Err(error), .. }] if error.message().contains("log 77"))
     );
-}
-
-/// A session whose mirror says this of its logs.
-fn up_with(bed: &mut Bed, marks: Vec<LogMarkV1>) -> Vec<Effect> {
-    bed.step(Input::LinkUp { marks, structure: Structure::None, code: "none".to_owned() })
-}
-
-fn create(token: Token, log: LogId, name: &str) -> Input {
-    let (name, request, time) = (name.to_owned(), RequestId(u128::from(token)), SourceTime(1));
-    Input::Create { token, log, name, degrade: Degrade::Fail, request, time }
 }
 
 #[test]
@@ -597,7 +612,7 @@ fn a_promotion_fences_a_damaged_log_too() {
     let mut bed = Bed::with(Degrade::Block, 3, Some(damage()));
     let refused = LogMarkV1::refused(LOG.0, 4);
     let effects = up_with(&mut bed, vec![refused]);
-    assert!(matches!(&effects[..], [Effect::Event(Event::Fenced { epoch: 4, .. })]), "{effects:?}");
+    assert!(matches!(&effects[..], [Effect::Fenced(Epoch(4))]), "{effects:?}");
 }
 
 #[test]
@@ -663,4 +678,18 @@ fn a_wall_clock_that_is_set_back_does_not_touch_the_lag() {
     bed.step(Input::Mirrored(vec![mark(3, end, 0)]));
     let last = first + Duration::from_secs(2);
     assert_eq!(bed.primary.log(LOG).unwrap().oldest_unmirrored, Some(last));
+}
+
+#[test]
+fn an_append_after_a_long_pause_does_not_lag_since_before_the_pause() {
+    let mut bed = Bed::new(Degrade::Block);
+    bed.up(1);
+    bed.append(Durability::Local, 10, 5);
+    bed.durable(2);
+    let end = bed.primary.log(LOG).unwrap().end;
+    bed.step(Input::Mirrored(vec![mark(2, end, 0)]));
+    assert_eq!(bed.primary.log(LOG).unwrap().oldest_unmirrored, None);
+    bed.now = bed.now + Duration::from_secs(3600);
+    bed.append(Durability::Local, 10, 6);
+    assert_eq!(bed.primary.log(LOG).unwrap().oldest_unmirrored, Some(bed.now));
 }
