@@ -146,8 +146,10 @@ async fn lose_the_site(disaster: Disaster, mode: Mode) -> (Aftermath, Promotion)
                 scene.line().set_loss(None, Loss::independent(0.01)).unwrap();
                 scene.write_for(BETWEEN).await;
             }
-            if mode.durability() == Durability::Local {
-                scene.fill_the_queue().await;
+            match mode.durability() {
+                Durability::Local => scene.fill_the_queue().await,
+                Durability::Network if disaster == Disaster::SiteLost => scene.has_promises_out().await,
+                Durability::Network | Durability::Remote => {}
             }
             scene.line().cut(Side::A, monotonic_now()).unwrap()
         }

@@ -137,6 +137,14 @@ impl Scene {
         self.told.lock().unwrap().iter().filter(on_the_wire).count()
     }
 
+    /// Waits until an append has been acknowledged of which the mirror cannot have spoken yet.
+    pub(super) async fn has_promises_out(&self) {
+        poll("a promise ahead of the mirror", SOON, || async {
+            (self.acked_on_the_wire_since(monotonic_now() - ONE_WAY / 2) > 0).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until every writer has had an append acknowledged that was begun after `since`.
     pub(super) async fn acknowledges_again(&self, since: Time) {
         let begun = self.next.load(Ordering::Relaxed);
