@@ -179,7 +179,7 @@ fn places_where_no_record_starts_are_told_from_damage() {
     let unknown = LogId(77);
     assert!(matches!(
         opened.store.read(unknown, Tail::first_address()),
-        Err(StoreError::NoRecord { log, .. }) if log == unknown
+        Err(StoreError::NoLog(log)) if log == unknown
     ));
     assert!(opened.store.read_from(unknown, Tail::first_address(), 1000).unwrap().is_empty());
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use parhelion_wan::{Emulator, LinkConfig, Namespaces, Side, WanConfig, WanCounters};
+use parhelion_wire::{SOURCE_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
 use serde_json::Value;
 
 use crate::error::BenchError;
@@ -234,9 +235,9 @@ impl Stretch {
         let [from, to] = [from, to].map(|wan| wan.a_to_b.link.bulk.offered);
         let packets = to.packets.checked_sub(from.packets).filter(|packets| *packets > 0)?;
         let packet_bytes = (to.bytes - from.bytes) as f64 / packets as f64;
-        let datagrams = self.sent("datagrams_sent").max(1) as f64;
-        let datagram_bytes = self.sent("datagram_bytes_sent") as f64 / datagrams;
-        Some((datagram_bytes - DATAGRAM_AND_SYMBOL_HEADER_BYTES) / packet_bytes)
+        let source_bytes = self.sent("source_bytes_sent") as f64 / self.sent("source_sent").max(1) as f64;
+        let header_bytes = (SOURCE_HEADER_BYTES + SYMBOL_PREFIX_BYTES) as f64;
+        Some((source_bytes - header_bytes) / packet_bytes)
     }
 
     /// What the link did and which threads did it, for the notes.
@@ -274,9 +275,6 @@ impl Stretch {
         notes
     }
 }
-
-/// The header of a datagram and the prefix of a symbol (`docs/protocols.md`, the link).
-const DATAGRAM_AND_SYMBOL_HEADER_BYTES: f64 = 32.0 + 20.0;
 
 fn difference(from: &BTreeMap<String, u64>, to: &BTreeMap<String, u64>, name: &str) -> u64 {
     let at = |figures: &BTreeMap<String, u64>| figures.get(name).copied().unwrap_or(0);

@@ -65,6 +65,12 @@ pub struct Append {
 /// What may happen to a primary.
 #[derive(Debug)]
 pub enum Input {
+    /// This site was promoted: its epoch is written into each log, so that a mirror of it knows the epoch whether
+    /// anything is appended or not.
+    Promoted {
+        /// By the wall clock.
+        time: SourceTime,
+    },
     /// A client creates a log under a number that the metadata server chose.
     Create {
         /// Whom to answer.

@@ -25,6 +25,7 @@ mod log_state;
 mod path;
 mod pending;
 mod primary;
+mod refusals;
 mod replica;
 mod requests;
 

@@ -172,7 +172,6 @@ impl LogState {
     /// no reason to cut it back: it has what was lost here.
     fn join_damaged(&mut self, records: u64, address: LogAddress) {
         let here = self.tail.next_number();
-        self.recovered = None;
         self.announced = here;
         self.announcing_from = here;
         if records < here {
@@ -282,7 +281,11 @@ impl LogState {
         }
         if sent && !seen.sent {
             let symbols = wire.map_or(0, |wire| wire.exposure.symbols);
-            stages.push(stage(StageKind::Sent, &format!("{symbols} source symbols have left the site")));
+            let left = match symbols {
+                1 => "1 source symbol has left the site".to_owned(),
+                _ => format!("{symbols} source symbols have left the site"),
+            };
+            stages.push(stage(StageKind::Sent, &left));
         }
         if repairs > seen.repairs {
             stages.push(stage(StageKind::Covered, "repairs for every symbol have left the site"));

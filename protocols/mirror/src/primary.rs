@@ -19,6 +19,7 @@ use crate::input::{
 use crate::log_state::{LogMark, LogState, announce};
 use crate::path::{Stage, StageKind};
 use crate::pending::{Acked, Pending, Seen};
+use crate::refusals::{no_mirror, number_taken, other_bytes, unknown_log};
 
 /// Bytes that one read of the log for catching up returns at most.
 const BACKLOG_READ_BYTES_MAX: usize = 4 << 20;
@@ -73,6 +74,7 @@ impl Primary {
             let log =
                 LogState::new(recovered.name, recovered.degrade, recovered.tail, primary.config.requests_max);
             let log = primary.logs.entry(recovered.log).or_insert(log);
+            log.tail.promote(primary.config.epoch);
             log.recovered = Some(recovered.common);
             log.active = recovered.active;
             log.is_damaged = recovered.refusal.is_some();
@@ -133,6 +135,7 @@ impl Primary {
     /// Takes one input; appends what must be done, in order.
     pub fn step(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
         match input {
+            Input::Promoted { time } => self.begin_epoch(now, time, effects),
             Input::Create { token, log, name, degrade, request, time } => {
                 self.create(now, token, log, name, degrade, (request, time), effects);
             }
@@ -206,6 +209,17 @@ impl Primary {
         let fields = RecordFields { kind: RecordKind::Create, request, time, ..RecordFields::default() };
         let number = self.place(now, id, fields, &payload, effects);
         self.answer_when_durable(id, number, token, Reply::Created(id));
+    }
+
+    /// A freeing of nothing is the record of an epoch.
+    fn begin_epoch(&mut self, now: Time, time: SourceTime, effects: &mut Vec<Effect>) {
+        let takes_records = |(&id, log): (&LogId, &LogState)| log.refusal.is_none().then_some(id);
+        let ids: Vec<LogId> = self.logs.iter().filter_map(takes_records).collect();
+        let payload = FreePayload { appends: Vec::new() }.to_bytes();
+        for id in ids {
+            let fields = RecordFields { kind: RecordKind::Free, time, ..RecordFields::default() };
+            self.place(now, id, fields, &payload, effects);
+        }
     }
 
     /// Why this site writes no more: the other one was promoted.
@@ -620,15 +634,20 @@ impl Primary {
             Ok(records) if !records.is_empty() => records,
             Ok(_) => {
                 let reason = format!("no record at {address}, where record {number} should be");
-                return log.stop_feed(id, reason, effects);
+                log.stop_feed(id, reason, effects);
+                return self.pump_all(effects);
             }
-            Err(reason) => return log.stop_feed(id, reason, effects),
+            Err(reason) => {
+                log.stop_feed(id, reason, effects);
+                return self.pump_all(effects);
+            }
         };
         for record in records {
             if record.header.number != number {
                 let found = record.header.number;
                 let reason = format!("record {found} at {address}, where record {number} should be");
-                return log.stop_feed(id, reason, effects);
+                log.stop_feed(id, reason, effects);
+                return self.pump_all(effects);
             }
             if number >= log.durable {
                 break;
@@ -756,34 +775,4 @@ impl Primary {
 /// Splits a batch into runs of equal keys, so that each log is settled once per run.
 fn runs<T, K: PartialEq>(items: &[T], key: impl Fn(&T) -> K) -> impl Iterator<Item = &[T]> {
     items.chunk_by(move |a, b| key(a) == key(b))
-}
-
-fn number_taken(id: LogId, name: &str) -> Error {
-    Error::unavailable(format!(
-        "log {name:?} was given number {id}, which another log has; it was not created: retry, and it gets another"
-    ))
-}
-
-fn unknown_log(id: LogId) -> Error {
-    Error::not_found(format!(
-        "log {id} does not exist at this site; `parhelion log list` shows those that do"
-    ))
-}
-
-fn no_mirror(asked: Durability) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        format!(
-            "this site mirrors to nobody, so that no append reaches the level {asked}; ask for the level local, or give \
-             the site a mirror (profile primary, link.peer_bulk)"
-        ),
-    )
-}
-
-fn other_bytes(known: &KnownRequest) -> Error {
-    let KnownRequest { request, address, length, .. } = known;
-    Error::invalid(format!(
-        "request {request} has stored other bytes before, {length} of them at {address}; \
-         nothing was changed: give each append a request id of its own"
-    ))
 }

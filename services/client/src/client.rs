@@ -12,7 +12,7 @@ use parhelion_gate::{
     Answer, AppendRequest, Appended, CodeRequest, CreateRequest, LogDigest, LogState, Promotion, Question,
     ReadRecord, Stretch, quic,
 };
-use parhelion_types::{Degrade, Error, ErrorKind, LogAddress, LogId};
+use parhelion_types::{Degrade, Durability, Error, ErrorKind, LogAddress, LogId};
 use quinn::Endpoint;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -331,7 +331,7 @@ impl Client {
         let mut busy_pause = BUSY_PAUSE_MIN;
         loop {
             let session = match timeout_at(deadline, self.session()).await {
-                Err(_) => return Err(self.late(&question, time, &trouble)),
+                Err(_) => return Err(self.unreached(&question, time, &trouble)),
                 Ok(Err(Lost::Refused(error))) => return Err(error),
                 Ok(Err(Lost::Gone(reason))) => {
                     trouble = reason;
@@ -342,7 +342,7 @@ impl Client {
             let is_append = matches!(question, Question::Append(_));
             let asking = session.ask(correlation, head.clone(), payload.clone(), is_append);
             match timeout_at(deadline, asking).await {
-                Err(_) => return Err(self.late(&question, time, &trouble)),
+                Err(_) => return Err(self.unanswered(&question, time)),
                 Ok(Err(Lost::Refused(error))) => return Err(error),
                 Ok(Err(Lost::Gone(reason))) => {
                     if !question.is_repeatable() {
@@ -410,21 +410,37 @@ impl Client {
         }
     }
 
-    fn late(&self, question: &Question, time: Duration, trouble: &str) -> Error {
-        let remedy = match question {
-            Question::Append(AppendRequest { request, .. }) => {
-                format!("whether it was stored is unknown, so append it again with request id {request}")
+    /// There was no connection when the time was over.
+    fn unreached(&self, question: &Question, time: Duration, trouble: &str) -> Error {
+        let (name, address, remedy) = (question.name(), self.inner.config.address, remedy(question));
+        Error::unavailable(format!("{name}: no answer from {address} within {time:?} ({trouble}); {remedy}"))
+    }
+
+    /// The node had the question when the time was over.
+    fn unanswered(&self, question: &Question, time: Duration) -> Error {
+        let (name, address, remedy) = (question.name(), self.inner.config.address, remedy(question));
+        let cause = match question {
+            Question::Append(append) if append.durability != Durability::Local => {
+                "; with the degrade policy block an append waits for its level as long as it takes, for the mirror too"
             }
-            Question::Create(_) | Question::Promote { dry_run: false } => {
-                "the outcome is unknown, so look at the node before another attempt".to_owned()
-            }
-            _ => "try again".to_owned(),
+            _ => "",
         };
         Error::unavailable(format!(
-            "{}: no answer from {} within {time:?} ({trouble}); {remedy}",
-            question.name(),
-            self.inner.config.address
+            "{name}: the node at {address} is connected and has not answered within {time:?}{cause}; {remedy}"
         ))
+    }
+}
+
+/// What to do about a question that was not answered in time.
+fn remedy(question: &Question) -> String {
+    match question {
+        Question::Append(AppendRequest { request, .. }) => {
+            format!("whether it was stored is unknown, so append it again with request id {request}")
+        }
+        Question::Create(_) | Question::Promote { dry_run: false } => {
+            "the outcome is unknown, so look at the node before another attempt".to_owned()
+        }
+        _ => "try again".to_owned(),
     }
 }
 

@@ -64,6 +64,8 @@ const QUESTIONS_QUEUED: usize = 64;
 const GIVEN_UP_QUEUED: usize = 1024;
 /// QUIC reports a TLS alert as this plus the alert's number (RFC 9001 section 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+/// The alert no_application_protocol (RFC 7301 section 3.2): whoever listens there speaks something else.
+const OTHER_PROTOCOL: u64 = 0x178;
 /// Correlation of the question that proves a new connection.
 const PROOF: u64 = 0;
 
@@ -234,6 +236,12 @@ fn lost(address: SocketAddr, error: &ConnectionError) -> Lost {
                 _ => Lost::Gone(format!("the node at {address} closed the connection: {reason}")),
             }
         }
+        ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == OTHER_PROTOCOL => {
+            Lost::Refused(not_an_api(address))
+        }
+        ConnectionError::TransportError(error) if u64::from(error.code) == OTHER_PROTOCOL => {
+            Lost::Refused(not_an_api(address))
+        }
         ConnectionError::ConnectionClosed(close) if is_crypto(u64::from(close.error_code)) => {
             refused(format!(
                 "the node at {address} refused this client's certificate: {}; use one that its authority has issued",
@@ -248,6 +256,13 @@ fn lost(address: SocketAddr, error: &ConnectionError) -> Lost {
         }
         other => Lost::Gone(format!("no connection to {address}: {other}")),
     }
+}
+
+fn not_an_api(address: SocketAddr) -> Error {
+    Error::invalid(format!(
+        "what listens at {address} is no node's API, but another part of a node or something else; give the address of \
+         api.listen"
+    ))
 }
 
 fn is_crypto(code: u64) -> bool {

@@ -86,8 +86,8 @@ pub struct NodeArgs {
 /// Which node to talk to, and as whom.
 #[derive(Clone, Debug, Args)]
 pub struct ServerArgs {
-    /// Address of the node's API.
-    #[arg(long, value_name = "ADDRESS", env = "PARHELION_ADDRESS", default_value = "127.0.0.1:7401")]
+    /// Address of the node's API, as api.listen has it. Names are not resolved.
+    #[arg(long, value_name = "IP:PORT", env = "PARHELION_ADDRESS", default_value = "127.0.0.1:7401", value_parser = parse_socket)]
     pub address: SocketAddr,
     /// Directory with ca.pem and the certificate and key of client or admin.
     #[arg(long, value_name = "DIR", env = "PARHELION_PKI", default_value = "pki")]
@@ -119,7 +119,8 @@ pub enum LogCommand {
     Read {
         #[command(flatten)]
         server: ServerArgs,
-        /// The log.
+        /// Number of the log, as log create printed it.
+        #[arg(value_parser = parse_log)]
         log: LogId,
         /// The address that the append was given, SEGMENT:OFFSET.
         at: LogAddress,
@@ -131,7 +132,8 @@ pub enum LogCommand {
     Free {
         #[command(flatten)]
         server: ServerArgs,
-        /// The log.
+        /// Number of the log, as log create printed it.
+        #[arg(value_parser = parse_log)]
         log: LogId,
         /// The address that the append was given, SEGMENT:OFFSET.
         at: LogAddress,
@@ -145,7 +147,8 @@ pub enum LogCommand {
     Stat {
         #[command(flatten)]
         server: ServerArgs,
-        /// The log.
+        /// Number of the log, as log create printed it.
+        #[arg(value_parser = parse_log)]
         log: LogId,
     },
 }
@@ -155,7 +158,8 @@ pub enum LogCommand {
 pub struct AppendArgs {
     #[command(flatten)]
     pub server: ServerArgs,
-    /// The log.
+    /// Number of the log, as log create printed it.
+    #[arg(value_parser = parse_log)]
     pub log: LogId,
     /// File to append instead of standard input.
     #[arg(long, value_name = "FILE")]
@@ -163,15 +167,18 @@ pub struct AppendArgs {
     /// When to acknowledge: local, network or remote.
     #[arg(long, default_value = "network")]
     pub durability: Durability,
-    /// Largest acceptable risk of loss at the network level, such as 1e-6.
-    #[arg(long, value_name = "PROBABILITY", default_value = "1e-6")]
-    pub max_risk: Risk,
-    /// When the log's degrade policy applies, such as 500ms.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Largest acceptable risk of loss, such as 1e-6, which it is where none is given. Only for --durability network: the
+    /// other levels have no such choice.
+    #[arg(long, value_name = "PROBABILITY", allow_negative_numbers = true)]
+    pub max_risk: Option<Risk>,
+    /// How long the level may take before the log's degrade policy applies, such as 500ms; mirror.deadline of the node,
+    /// where none is given. Then block waits on (this command a minute, or 5s beyond the deadline if that is more), degrade
+    /// acknowledges the level that was reached and says so, and fail ends with exit code 3.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     pub deadline: Option<Duration>,
     /// Names the append, so that repeating the command stores it once: up to 32 hexadecimal digits. One is made
     /// and shown where none is given.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_request)]
     pub request_id: Option<RequestId>,
     /// Prints the safety path: every stage with its time, coverage and risk.
     #[arg(long)]
@@ -195,29 +202,37 @@ pub enum MirrorCommand {
     },
     /// Makes a mirror writable under a new epoch, and lists what is missing. Of a mirror that was promoted already, says
     /// again what was found.
-    #[command(after_help = "Exit code 4: appends are missing.")]
+    #[command(
+        after_help = "Exit code 0: nothing is missing. 4: promoted, or with --dry-run it could be, and appends are missing. 1: not \
+                            promoted, for nobody said yes."
+    )]
     Promote {
         #[command(flatten)]
         server: ServerArgs,
         /// Only shows what would happen.
         #[arg(long)]
         dry_run: bool,
-        /// Does not ask.
+        /// Does not ask. Needed where standard input is no terminal.
         #[arg(long)]
         yes: bool,
     },
     /// Lists what the promotion of this site found to be missing: every append, whenever it is asked for.
-    #[command(after_help = "Exit code 4: appends are missing.")]
+    #[command(
+        after_help = "Exit code 0: nothing is missing. 2: this site was not promoted. 4: appends are missing."
+    )]
     Missing {
         #[command(flatten)]
         server: ServerArgs,
     },
     /// Compares the digests of all logs at two sites.
+    #[command(
+        after_help = "Exit code 0: the sites are the same. 4: a log differs, is damaged, or is at one site only."
+    )]
     Verify {
         #[command(flatten)]
         server: ServerArgs,
         /// Address of the other site's API.
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "IP:PORT", value_parser = parse_socket)]
         other: SocketAddr,
     },
 }
@@ -287,12 +302,14 @@ pub enum PkiCommand {
 pub struct IssueArgs {
     /// Directory of the authority, as pki init made it.
     pub directory: PathBuf,
-    /// Name of the certificate: its files are CERTIFICATE.pem and CERTIFICATE.key.
+    /// Name of the certificate: its files are NAME.pem and NAME.key.
+    #[arg(value_name = "NAME")]
     pub certificate: String,
     /// The site that the node belongs to.
     #[arg(long, value_name = "NUMBER")]
     pub site: Option<u16>,
-    /// DNS name or IP address of the node's machine. May be given several times.
+    /// DNS name or IP address of the node's machine, which link.peer_names of the other site asks for. May be given several
+    /// times.
     #[arg(long = "name", value_name = "HOST")]
     pub names: Vec<String>,
     /// What it may be used for: client, admin, or a node's storage, metadata, link, which are the default with --site. May
@@ -384,6 +401,24 @@ impl ModeWord {
     fn parse(word: &str) -> Result<Self, UnknownMode> {
         Mode::parse_list(word).map(Self)
     }
+}
+
+fn parse_socket(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "give IP:PORT, such as 192.0.2.1:7401; names are not resolved")
+}
+
+fn parse_log(text: &str) -> Result<LogId, &'static str> {
+    text.parse().map_err(
+        |_| "give the number of the log, as `parhelion log create` printed it and `log list` shows it",
+    )
+}
+
+fn parse_request(text: &str) -> Result<RequestId, &'static str> {
+    text.parse().map_err(|_| "give 1 to 32 hexadecimal digits, or a UUID, as the command printed it")
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("give a time such as 500ms or 30s: {error}"))
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {

@@ -6,6 +6,7 @@ mod log;
 mod mirror;
 mod pki;
 mod promotion;
+mod verify;
 
 use std::time::Duration;
 

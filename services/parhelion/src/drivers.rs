@@ -68,7 +68,7 @@ pub fn primary(
         text.parse::<SocketAddr>().map_err(wrong)
     };
     let (_, parameters) = code(settings, &plugins)?;
-    let tls = Arc::new(identity.client_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
+    let tls = Arc::new(identity.client_config(&[LINK_PROTOCOL]).map_err(Failure::usage)?);
     let critical = address("link.peer_critical", &link.peer_critical)?;
     let defaults = PrimaryConfig::new(
         SiteId(settings.node.site),
@@ -113,7 +113,7 @@ pub fn mirror(
     plugins: Arc<Plugins>,
 ) -> Result<MirrorConfig, Failure> {
     let link = &settings.link;
-    let tls = Arc::new(identity.server_config(&[LINK_PROTOCOL]).map_err(Failure::new)?);
+    let tls = Arc::new(identity.server_config(&[LINK_PROTOCOL]).map_err(Failure::usage)?);
     let defaults = MirrorConfig::new(
         SiteId(settings.node.site),
         link.listen_critical,
@@ -157,7 +157,7 @@ pub fn line(settings: &Settings) -> Map<String, Value> {
 pub fn listener(settings: &Settings, identity: &Identity) -> Result<SiteListenerConfig, Failure> {
     let listen = settings.site_listen().ok_or_else(|| no_gateway(settings))?;
     let (site, node) = (SiteId(settings.node.site), NodeId(settings.node.node));
-    let tls = Arc::new(identity.server_config(&[]).map_err(Failure::new)?);
+    let tls = Arc::new(identity.server_config(&[]).map_err(Failure::usage)?);
     let config = SiteListenerConfig::new(site, node, listen, tls, node_check(site, Role::Storage));
     let idle_timeout = config.idle_timeout.min(settings.link.idle_timeout);
     let endpoint = endpoint(identity, "gateway", listen)?;
@@ -168,7 +168,7 @@ pub fn listener(settings: &Settings, identity: &Identity) -> Result<SiteListener
 pub fn site_link(settings: &Settings, identity: &Identity) -> Result<SiteLinkConfig, Failure> {
     let gateway = settings.site.gateway.parse().map_err(|_| no_gateway(settings))?;
     let (site, node) = (SiteId(settings.node.site), NodeId(settings.node.node));
-    let tls = Arc::new(identity.client_config(&[]).map_err(Failure::new)?);
+    let tls = Arc::new(identity.client_config(&[]).map_err(Failure::usage)?);
     let config = SiteLinkConfig::new(site, node, gateway, SERVER_NAME, tls, node_check(site, Role::Link));
     let idle_timeout = config.idle_timeout.min(settings.link.idle_timeout);
     Ok(SiteLinkConfig { idle_timeout, ..config })

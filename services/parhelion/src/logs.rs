@@ -281,7 +281,10 @@ impl Backend for LocalLogs {
                 return Err(no_append(log, address));
             }
             if self.is_freed(log, header.number).await? {
-                return Err(Error::not_found(format!("the append at {address} of log {log} was freed")));
+                return Err(Error::not_found(format!(
+                    "the append at {address} of log {log} was freed, and what is freed is cleaned away; give the address of \
+                     another one"
+                )));
             }
             Ok(ReadRecord { payload: record.payload(), digest: header.digest, time: header.time })
         }
@@ -484,7 +487,7 @@ fn missing(announced: &Announcement) -> Missing {
 
 fn store_error(error: StoreError) -> Error {
     let kind = match &error {
-        StoreError::NoRecord { .. } => ErrorKind::NotFound,
+        StoreError::NoLog(_) | StoreError::NoRecord { .. } => ErrorKind::NotFound,
         StoreError::Corrupt { .. } => ErrorKind::Corrupt,
         StoreError::Busy(_) => ErrorKind::Busy,
         _ => ErrorKind::Internal,
@@ -493,7 +496,10 @@ fn store_error(error: StoreError) -> Error {
 }
 
 fn no_append(log: LogId, address: LogAddress) -> Error {
-    Error::not_found(format!("log {log} has no append at {address}; it has another record there"))
+    Error::not_found(format!(
+        "log {log} has no append at {address}; the record there is the log's own; give an address that an append \
+         returned"
+    ))
 }
 
 /// Why there is nothing to be said about a log.

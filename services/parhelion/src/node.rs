@@ -69,6 +69,10 @@ pub fn problems(settings: &Settings) -> Vec<String> {
 }
 
 /// Runs a node until it is told to stop.
+///
+/// Settings and certificates that are wrong end it with [`Exit::Usage`]: they are as wrong after a restart. What may be
+/// mended while the settings stay (a directory that is not there yet, an address in use or not up yet) ends it with
+/// [`Exit::Failed`], and a supervisor tries again.
 pub fn run(settings: Settings) -> Result<ExitCode, Failure> {
     if let Some(problem) = problems(&settings).into_iter().next() {
         return Err(Failure::usage(problem));
@@ -100,7 +104,7 @@ struct Node {
 
 impl Node {
     fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Self, Failure> {
-        let identity = identity::load(settings).map_err(Failure::new)?;
+        let identity = identity::load(settings).map_err(Failure::usage)?;
         if let Err(error) = identity.check_trusted(SystemTime::now()) {
             tracing::error!(%error, "other nodes and clients will refuse this node's certificate");
         }
@@ -127,7 +131,7 @@ impl Node {
         let (link_addresses, site_address) = ends.start(storage.as_ref())?;
 
         let logs = storage.as_ref().map(|role| role.logs.clone());
-        let peers = Peers::connect(settings, || identity::load(settings).map_err(Failure::new))?;
+        let peers = Peers::connect(settings, || identity::load(settings).map_err(Failure::usage))?;
         let homes: Vec<Home> = peers.homes(logs.as_ref().map(|logs| -> Arc<dyn Backend> { logs.clone() }));
         let is_mirror = settings.node.duty == Duty::Mirror;
         let placement = metadata.map(|metadata| Arc::new(Placement::new(metadata, homes, is_mirror)));
@@ -412,7 +416,7 @@ fn start_http(
     metrics: Metrics,
 ) -> Result<Option<HttpServer>, Failure> {
     let tls = match settings.http.tls {
-        true => Some(identity.server_config(&[b"http/1.1"]).map_err(Failure::new)?),
+        true => Some(identity.server_config(&[b"http/1.1"]).map_err(Failure::usage)?),
         false => None,
     };
     let Some(config) = http_config(settings) else { return Ok(None) };

@@ -14,10 +14,10 @@ use tabled::settings::Style;
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// Something failed, and a retry will not help.
+    /// Something failed, and a retry will not help; of a node, only a restart after what failed was mended.
     Failed = 1,
-    /// The command line or a setting is wrong, names what is not there, or asks for what the certificate does not allow. Also
-    /// clap's own.
+    /// The command line, a setting or the certificate of a node is wrong, names what is not there, or asks for what the
+    /// certificate does not allow. Also clap's own.
     Usage = 2,
     /// The service cannot do it now: retry.
     Retry = 3,
@@ -144,6 +144,11 @@ pub fn count(count: u64) -> String {
     text
 }
 
+/// So many of something: `1 log`, `2 logs`.
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// A span of time for people, with three digits that mean something: `340 us`, `12.3 ms`, `4.56 s`, `2h 3m 4s`.
 pub fn span(span: Duration) -> String {
     let micros = span.as_secs_f64() * 1e6;
@@ -191,6 +196,7 @@ mod tests {
     #[test]
     fn quantities_read_well() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1 000", "1 234 567"]);
+        assert_eq!([0, 1, 2000].map(|n| counted(n, "log")), ["0 logs", "1 log", "2 000 logs"]);
         let spans = [0, 7, 340, 1500, 12_345, 99_999, 123_456, 4_567_000, 100_000_000, 7_384_000_000];
         let words = [
             "0 s", "7 us", "340 us", "1.50 ms", "12.3 ms", "100 ms", "123 ms", "4.57 s", "1m 40s", "2h 3m 4s",

@@ -193,14 +193,20 @@ fn report_recovery(recovered: &[RecoveredLog], site: SiteState, is_mirror: bool)
     tracing::info!(logs = recovered.len(), epoch = %site.epoch, is_mirror, "recovered");
 }
 
-/// Where the logs ended when this site was last sure of having all that its mirror has. A mirror is never sure.
+/// Where the logs ended when this site was last sure of having all that its mirror has. A mirror is never sure. What a damaged
+/// log has before its damage is no such end: the rest may be back tomorrow.
 fn common_ends(store: &Store, recovered: &[RecoveredLog], is_mirror: bool) -> Result<Vec<Tail>, Failure> {
     let tails: Vec<Tail> = recovered.iter().map(|log| log.tail).collect();
     if is_mirror {
         let logs: Vec<LogId> = tails.iter().map(Tail::log).collect();
         return store.catalogue().forget_commons(&logs).map(|()| tails).map_err(Failure::new);
     }
-    store.catalogue().commons(&tails).map_err(Failure::new)
+    let whole = recovered.iter().filter(|log| log.damage.is_none()).map(|log| log.tail);
+    let mut commons =
+        store.catalogue().commons(&whole.collect::<Vec<_>>()).map_err(Failure::new)?.into_iter();
+    let common = |log: &RecoveredLog| if log.damage.is_none() { commons.next() } else { None };
+    let found: Vec<Option<Tail>> = recovered.iter().map(common).collect();
+    Ok(found.into_iter().zip(tails).map(|(common, tail)| common.unwrap_or(tail)).collect())
 }
 
 fn primary_log(log: RecoveredLog, mut common: Tail, site: SiteState) -> PrimaryLog {

@@ -140,6 +140,12 @@ impl MirrorDriver {
     ) {
         let site = SiteId(hello.get().site.to_native());
         let id = hello.get().session.to_native();
+        if site == self.config.site {
+            let message = format!(
+                "both ends of the link are site {site}; give each site a number of its own as node.site"
+            );
+            return self.refuse(time, handle, &Error::new(ErrorKind::Invalid, message));
+        }
         if let Some(current) = self.session.as_ref().filter(|current| current.site != site) {
             let message = format!(
                 "this mirror serves site {}; give site {site} a mirror of its own, or stop the other link",

@@ -1,13 +1,14 @@
 //! What must not happen before the disk has all that a mirror has applied: promotion, and the welcome of a primary.
 
 use parhelion_link_driver::{MirrorCommand, MirrorEvent};
-use parhelion_mirror::{Primary, Promotion, ReplicaInput, ReplicaLog, Token};
+use parhelion_mirror::{Effect, Input, Primary, Promotion, ReplicaInput, ReplicaLog, Token};
 use parhelion_types::{Error, ErrorKind};
 use parhelion_wire::link::LogMarkV1;
 
 use super::{Core, Link, StorageActor, Waiting};
 use crate::finding::Finding;
 use crate::request::Answer;
+use crate::store::WriteRequest;
 
 /// Who waits for the disk of a mirror.
 #[derive(Default)]
@@ -147,7 +148,16 @@ impl StorageActor {
                 %epoch, logs = logs.len(), missing = promotion.missing.len(), unlisted = promotion.unlisted,
                 "promoted to primary; `parhelion mirror missing` lists what is missing"
             );
-            let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs);
+            let mut primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs);
+            let mut effects = Vec::new();
+            let (now, time) = (self.config.clock.now(), self.config.clock.wall());
+            primary.step(now, Input::Promoted { time }, &mut effects);
+            for effect in effects {
+                // Without a link there is nothing but to write.
+                if let Effect::Write { record, opens_segment } = effect {
+                    self.write(WriteRequest { record, opens_segment });
+                }
+            }
             // A primary that lives, and has a session, hears of it now.
             if let (Link::Mirror(commands), Ok(marks)) = (&self.link, fencing_marks(&primary)) {
                 let _ = commands.send(MirrorCommand::Marks(marks));

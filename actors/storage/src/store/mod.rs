@@ -211,6 +211,9 @@ pub enum StoreError {
         /// Both directories.
         paths: Box<[PathBuf; 2]>,
     },
+    /// There is no such log.
+    #[error("log {0} does not exist at this site; `parhelion log list` shows those that do")]
+    NoLog(LogId),
     /// There is no such record.
     #[error("log {log} has no record at {address}; give an address that an append returned")]
     NoRecord {
@@ -236,6 +239,7 @@ impl StoreError {
         match self {
             Self::File { .. } | Self::Directory { .. } | Self::Busy(_) | Self::Catalogue(_) => true,
             Self::Corrupt(_)
+            | Self::NoLog(_)
             | Self::NoRecord { .. }
             | Self::Locked(_)
             | Self::NotMounted { .. }

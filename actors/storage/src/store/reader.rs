@@ -55,7 +55,8 @@ impl Reader {
             Some(end) if address >= end => {
                 return Err(self.homes.damage(log).cloned().map_or(no_record, StoreError::Corrupt));
             }
-            _ => return Err(no_record),
+            Some(_) => return Err(no_record),
+            None => return Err(StoreError::NoLog(log)),
         }
         let Some(file) = self.file(log, address.segment)? else {
             return Err(self.corrupt(log, start_of(address.segment), "the segment is missing"));

@@ -113,7 +113,13 @@ async fn another_operator_has_the_role_that_was_chosen() {
     let key = Path::new(issued["key"].as_str().unwrap());
     assert_eq!(key, pair.pki.join("bob.key"));
     assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
-    let _ = issue(&pair.pki, &["carol", "--role", "client", "--role", "admin"]).done();
+    let carol = issue(&pair.pki, &["carol", "--role", "client", "--role", "admin"]).done();
+    assert_eq!(carol.stderr, "");
+    // That of a node without a host is good, and says what it is not good for.
+    let node = issue(&pair.pki, &["spare", "--site", "1"]).done();
+    assert!(node.stderr.contains("names no host") && node.stderr.contains("--name HOST"), "{}", node.stderr);
+    let node = issue(&pair.pki, &["named", "--site", "1", "--name", "east-3.example.com"]).done();
+    assert_eq!(node.stderr, "");
     let run = |name: &str, arguments: &[&str]| {
         let arguments = arguments.iter().copied().chain(["--certificate", name]);
         pair.tool(At::Mirror, &arguments.collect::<Vec<_>>()).run()

@@ -164,8 +164,44 @@ fn a_node_with_a_certificate_for_something_else_does_not_start() {
         copy(&format!("{role}.pem"), "node-1.pem");
         copy(&format!("{role}.key"), "node-1.key");
         let spec = pair.primary.spec.clone().with("tls.directory", posing.display());
-        spec.fail().refused(1, &["node-1.pem", role, "pki issue"]);
+        spec.fail().refused(2, &["node-1.pem", role, "pki issue"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_down_is_seen_at_both_sites() {
+    let mut pair = Pair::down(PairOptions::default());
+    let status = |pair: &Pair, at| pair.tool(at, &["mirror", "status"]).run().done().text();
+    let holds = |text: &str, words: &[&str]| words.iter().all(|word| text.contains(word));
+    pair.primary.start();
+    let client = pair.client(At::Primary).await;
+    let text = status(&pair, At::Primary);
+    assert!(holds(&text, &["site 1, primary, link down", "no logs", "WARNING: the link is down"]), "{text}");
+    assert!(!text.contains("has everything"), "{text}");
+    // The node is there and has it; only the mirror is missing.
+    let log = client.create("orders", Degrade::Block).await.unwrap();
+    let options =
+        AppendOptions { timeout: Some(Duration::from_millis(500)), ..at_level(Durability::Network) };
+    let error = client.append(log, payload(1, BYTES), options).await.unwrap_err();
+    assert_eq!(error.kind(), parhelion_types::ErrorKind::Unavailable, "{error}");
+    assert!(holds(error.message(), &["is connected", "policy block", "mirror", "request id"]), "{error}");
+
+    pair.mirror.start();
+    pair.linked().await;
+    pair.mirrored().await;
+    for (at, words) in [
+        (At::Primary, ["site 1, primary, link up", "the mirror has everything"]),
+        (At::Mirror, ["site 2, mirror, link up", "age of newest"]),
+    ] {
+        let text = status(&pair, at);
+        assert!(holds(&text, &words) && !text.contains("WARNING"), "{text}");
+    }
+    pair.primary.kill();
+    let down = ["site 2, mirror, link down", "WARNING: the link is down", "primary's log"];
+    parhelion_e2e::poll("the mirror says so", SOON, || async {
+        holds(&tokio::task::block_in_place(|| status(&pair, At::Mirror)), &down).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -342,6 +342,7 @@ async fn a_site_that_mirrors_to_nobody_does_not_lag() {
         let text = status(&[]).done().text();
         assert!(text.contains("mirrors to nobody") && text.contains(word), "{text}");
         assert!(!text.contains("lacks") && !text.contains("has everything"), "{text}");
+        assert!(!text.contains("link up") && !text.contains("link down"), "{text}");
         let document = status(&["--json"]).done().json();
         assert!(document["lag"].is_null(), "{document}");
         assert!(document["mirrors_to_nobody"].as_str().unwrap().contains(word), "{document}");

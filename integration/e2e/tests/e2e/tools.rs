@@ -113,6 +113,11 @@ fn completions_and_help_are_printed() {
     for command in ["node", "log", "mirror", "link", "drill", "config", "pki", "completions"] {
         assert!(help.contains(command), "no {command} in {help}");
     }
+    for (command, code) in [("status", "4"), ("promote", "1"), ("missing", "2"), ("verify", "4")] {
+        let help = Tool::new(["mirror", command, "--help"]).run().done().text();
+        let codes = help.split_once("Exit code").unwrap_or_else(|| panic!("no exit codes in {help}")).1;
+        assert!(codes.contains(code), "no {code} in {codes}");
+    }
     // What the drill starts for itself is nobody else's business.
     assert!(!help.contains("wan-emulator") && !help.contains("drill-writers"), "{help}");
     assert_eq!(Tool::new([""; 0]).run().code, Some(2));
@@ -164,6 +169,11 @@ async fn a_session_at_the_command_line() {
     let from_file = ["log", "append", "0", "--file", &file, "--durability", "remote"];
     let text = tool(&from_file).run().done().text();
     assert!(text.contains("level remote") && text.contains("risk 0"), "{text}");
+    // Repairs say nothing of what the mirror has.
+    let explained =
+        tool(&["log", "append", "0", "--durability", "remote", "--explain"]).input(b"x").run().done().text();
+    let mirrored = explained.lines().find(|line| line.contains("mirrored")).expect("it is mirrored");
+    assert!(!mirrored.contains(" of "), "{explained}");
     // An append that was given no id can be repeated too.
     let id = text.lines().find_map(|line| line.strip_prefix("request id ")).expect("it shows one").to_owned();
     let again =
@@ -184,7 +194,7 @@ async fn a_session_at_the_command_line() {
     }
 
     let listed = tool(&["log", "list", "--json"]).run().done().json();
-    assert_eq!(listed[0]["records"], 4, "{listed}");
+    assert_eq!(listed[0]["records"], 5, "{listed}");
     let stat = tool(&["log", "stat", "0", "--json"]).run().done().json();
     assert_eq!((&stat[0]["name"], &stat[0]["degrade"]), (&"orders".into(), &"fail".into()), "{stat}");
     let freed = tool(&["log", "free", "0", address, "--json"]).run().done().json();
@@ -196,7 +206,7 @@ async fn a_session_at_the_command_line() {
 
     pair.mirrored().await;
     let found = pair.verify();
-    assert_eq!(found["logs"][0]["records"], 5, "{found}");
+    assert_eq!(found["logs"][0]["records"], 6, "{found}");
     let other = pair.mirror.api.to_string();
     let text = tool(&["mirror", "verify", "--other", &other]).run().done().text();
     assert!(text.contains("same"), "{text}");
@@ -208,7 +218,7 @@ async fn a_session_at_the_command_line() {
         assert!(text.contains(word), "no {word:?} in {text}");
     }
     let text = pair.tool(At::Mirror, &["mirror", "status"]).run().done().text();
-    for word in ["site 2, mirror", "orders", "applied", "durable", "newest is old"] {
+    for word in ["site 2, mirror", "orders", "applied", "durable", "age of newest"] {
         assert!(text.contains(word), "no {word:?} in {text}");
     }
     let dry = pair.tool(At::Mirror, &["mirror", "promote", "--dry-run", "--json"]).run().done().json();

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bed::{Bed, LOG, acked, compared_with, config, create, mark, record, up_with};
 use bytes::Bytes;
-use parhelion_log::{RecordKind, Tail};
+use parhelion_log::{Record, RecordKind, Tail};
 use parhelion_mirror::{Append, Covered, Effect, Event, Input, PrimaryConfig, Reply, StageKind};
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime,
-    Time, TraceContext,
+    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SiteId,
+    SourceTime, Time, TraceContext,
 };
 use parhelion_wire::link::LogMarkV1;
 
@@ -416,6 +416,21 @@ fn a_fenced_primary_is_fenced_after_a_restart() {
 }
 
 #[test]
+fn a_promoted_site_writes_its_epoch_into_each_log() {
+    let promoted = PrimaryConfig { epoch: Epoch(0).next(SiteId(2)), ..config() };
+    let mut bed = Bed::start(promoted, Degrade::Block, (2, 2), None);
+    let effects = bed.step(Input::Promoted { time: SourceTime(5) });
+    let [Effect::Write { record: written, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((written.header.number, written.header.epoch), (2, Epoch(0).next(SiteId(2))));
+    // Its mirror, were it promoted in turn without another record, has to outrank it.
+    assert!(written.header.epoch.next(SiteId(1)) > written.header.epoch);
+    let again = Record::parse(written.bytes()).unwrap();
+    assert_eq!(again.header, written.header);
+    let mut bed = Bed::with(Degrade::Block, 3, Some(damage()));
+    assert!(bed.step(Input::Promoted { time: SourceTime(5) }).is_empty(), "it takes no records");
+}
+
+#[test]
 fn a_primary_whose_mirror_is_promoted_under_its_eyes_is_fenced() {
     let mut bed = Bed::new(Degrade::Block);
     bed.up(1);
@@ -595,6 +610,13 @@ fn a_damaged_log_takes_nothing_and_cuts_nothing_at_the_mirror() {
     assert!(matches!(&bed.step(create(9, LogId(1), "new"))[..], [Effect::Write { .. }]));
     let effects = bed.step(Input::Durable { log: LogId(1), records: 1 });
     assert!(matches!(effects.last(), Some(Effect::ReadBacklog { log: LogId(1), .. })));
+}
+
+#[test]
+fn a_damaged_log_is_not_taken_for_compared() {
+    let mut bed = Bed::start(config(), Degrade::Block, (1, 3), Some(damage()));
+    let effects = compared_with(&mut bed, vec![mark(3, LogAddress::new(0, 400), 0)]);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Reconciled(_))), "{effects:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use parhelion_client::{AppendOptions, Client};
 use parhelion_gate::backend::random_request;
 use parhelion_gate::{Appended, LogState, Stage};
 use parhelion_types::limits::APPEND_BYTES_MAX;
-use parhelion_types::{Error, LogAddress, LogId, RequestId};
+use parhelion_types::{Durability, Error, LogAddress, LogId, RequestId};
 use serde_json::{Value, json};
 
 use crate::cli::{AppendArgs, LogCommand, ServerArgs};
@@ -52,12 +52,18 @@ pub fn log(command: LogCommand) -> Result<Exit, Failure> {
 
 async fn append(arguments: AppendArgs) -> Result<(), Failure> {
     let AppendArgs { server, log, file, durability, max_risk, deadline, request_id, explain } = arguments;
+    if let Some(max_risk) = max_risk.filter(|_| durability != Durability::Network) {
+        return Err(Failure::usage(format!(
+            "--max-risk {max_risk} is for --durability network, and says nothing at {durability}; leave one of them out"
+        )));
+    }
     let payload = read_in(file)?;
     let client = connect(&server, As::Client).await?;
     // Made here and not in the client library: it is shown however the append ends.
     let request = request_id.filter(|id| !id.is_none()).unwrap_or_else(random_request);
-    let options =
-        AppendOptions { durability, max_risk, deadline, request, explain, ..AppendOptions::default() };
+    let defaults = AppendOptions::default();
+    let max_risk = max_risk.unwrap_or(defaults.max_risk);
+    let options = AppendOptions { durability, max_risk, deadline, request, explain, ..defaults };
     let total = payload.len() as u64;
     let before = client.traffic().sent;
     let sent = || (client.traffic().sent.saturating_sub(before), total);
@@ -88,11 +94,12 @@ async fn append(arguments: AppendArgs) -> Result<(), Failure> {
 }
 
 /// The safety path as a table. What one repair of a layered code adds looks like what the next one adds, so each row says
-/// how many there are of how many.
+/// how many there are of how many. Of an append that the mirror has, and before any could be sent, they say nothing.
 fn explain_path(acked: &Appended) {
     let row = |stage: &Stage| {
         let coverage = match (stage.repairs, stage.repairs_full) {
             (_, 0) => "-".to_owned(),
+            (0, _) if stage.own_risk.probability() == 0.0 => "-".to_owned(),
             (repairs, full) => format!("{repairs} of {full}"),
         };
         [

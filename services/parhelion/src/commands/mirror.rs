@@ -1,25 +1,19 @@
-//! `parhelion mirror`: how far the mirror is behind, and whether the sites are the same.
+//! `parhelion mirror`: how far the mirror is behind, and what it lacks.
 
-use std::cell::Cell;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use parhelion_gate::LogState;
-use parhelion_types::{Error, ErrorKind, LogAddress, LogId};
+use parhelion_types::Error;
 use serde_json::{Value, json};
 
 use crate::cli::{MirrorCommand, ServerArgs};
-use crate::client::{As, connect, connect_with};
-use crate::commands::{promotion, run, show};
-use crate::output::{Exit, Failure, bytes, count, field, print_table, say, span};
-use crate::progress;
+use crate::client::{As, connect};
+use crate::commands::{promotion, run, show, verify};
+use crate::output::{Exit, Failure, bytes, count, counted, field, print_table, say, span};
 
 /// A mirror that is this far behind is looked at twice, to see which way it goes.
 const LAG_WORTH_A_LOOK: Duration = Duration::from_secs(1);
 /// Time between the two looks.
 const LOOKS_APART: Duration = Duration::from_secs(1);
-/// Reading a whole log may take as long as it takes.
-const DIGEST_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs a command.
 pub fn mirror(command: MirrorCommand) -> Result<Exit, Failure> {
@@ -32,7 +26,7 @@ pub fn mirror(command: MirrorCommand) -> Result<Exit, Failure> {
                 promotion::promote(&server, dry_run, yes).await
             }
             MirrorCommand::Missing { server } => promotion::missing(&server).await,
-            MirrorCommand::Verify { server, other } => verify(&server, other).await,
+            MirrorCommand::Verify { server, other } => verify::verify(&server, other).await,
         }
     })
 }
@@ -64,13 +58,19 @@ impl Lag {
         Duration::try_from_secs_f64(self.seconds).unwrap_or_default()
     }
 
-    /// In words.
-    fn text(&self) -> String {
-        if self.appends == 0 {
-            return "the mirror has everything".to_owned();
+    /// In words. Before the first session a primary knows only what it has stored and nobody confirmed.
+    fn text(&self, has_met_mirror: bool) -> String {
+        if self.appends > 0 {
+            let (appends, bytes, age) =
+                (counted(self.appends, "append"), bytes(self.bytes), span(self.age()));
+            return format!("the mirror lacks {appends}, {bytes}; the oldest is {age} old");
         }
-        let (appends, bytes, age) = (count(self.appends), bytes(self.bytes), span(self.age()));
-        format!("the mirror lacks {appends} appends, {bytes}; the oldest is {age} old")
+        match has_met_mirror {
+            true => "the mirror has everything".to_owned(),
+            false => {
+                "nothing waits for the mirror, but this node has not met it since it was started".to_owned()
+            }
+        }
     }
 
     fn json(&self) -> Value {
@@ -99,6 +99,44 @@ fn mirrors_to_nobody(status: &Value) -> Option<String> {
         }
     };
     Some(format!("this site mirrors to nobody: {why}"))
+}
+
+/// Whether the link is up, as far as this site's status tells. Not of a site that has no link, or is not to use it.
+fn link_is_up(status: &Value) -> Option<bool> {
+    match status["duty"].as_str()? {
+        "primary" if fenced_by(status).is_none() => status["logs"]["linked"].as_bool(),
+        "mirror" => status["link"]["up"].as_u64().map(|up| up > 0),
+        _ => None,
+    }
+}
+
+/// Whether the link was ever up since the node that has it was started.
+fn has_been_linked(status: &Value) -> bool {
+    link_is_up(status) == Some(true)
+        || status["link"]["sessions"].as_u64().is_some_and(|sessions| sessions > 0)
+}
+
+/// What an operator should know of a link that is down.
+fn link_warning(status: &Value) -> Option<&'static str> {
+    if link_is_up(status)? {
+        return None;
+    }
+    Some(match (status["duty"] == "mirror", has_been_linked(status)) {
+        (false, true) => {
+            "WARNING: the link is down, and the lag grows with every append; the node's log says why"
+        }
+        (false, false) => {
+            "WARNING: the link is down and has not been up since this node was started, so nothing reaches the mirror; \
+             the node's log says why"
+        }
+        (true, true) => {
+            "WARNING: the link is down, and nothing arrives; the primary's log and this node's say why"
+        }
+        (true, false) => {
+            "WARNING: the link is down, for no primary has connected since this node was started; look at the \
+             primary's log and this node's"
+        }
+    })
 }
 
 async fn status(
@@ -148,21 +186,26 @@ async fn status(
         if let Some(nobody) = nobody {
             say!("\n{nobody}");
         }
+        let warning = link_warning(&status);
         if let Some(lag) = lag {
-            say!("\n{}", lag.text());
+            say!("\n{}", lag.text(has_been_linked(&status)));
             for node in silent(&status) {
                 say!("WARNING: storage node {node} does not answer, and its logs are not in this; start it");
             }
-            let hint = if lag.age() >= LAG_WORTH_A_LOOK {
-                tokio::time::sleep(LOOKS_APART).await;
-                let later = client.status().await?;
-                Lag::of(&later).and_then(|now| hint(lag, now, &later))
-            } else {
-                None
+            let hint = match warning {
+                Some(warning) => Some(warning.to_owned()),
+                None if lag.age() >= LAG_WORTH_A_LOOK => {
+                    tokio::time::sleep(LOOKS_APART).await;
+                    let later = client.status().await?;
+                    Lag::of(&later).and_then(|now| hint(lag, now, &later))
+                }
+                None => None,
             };
             if let Some(hint) = hint {
                 say!("{hint}");
             }
+        } else if let Some(warning) = warning {
+            say!("\n{warning}");
         }
     }
     if over == Some(true) {
@@ -186,11 +229,8 @@ fn silent(status: &Value) -> Vec<String> {
 
 /// What an operator should know of a lag that was looked at twice.
 fn hint(before: Lag, now: Lag, status: &Value) -> Option<String> {
-    if status["logs"]["linked"] == false {
-        return Some(
-            "WARNING: the link is down, and the lag grows with every append; the node's log says why"
-                .to_owned(),
-        );
+    if let Some(warning) = link_warning(status) {
+        return Some(warning.to_owned());
     }
     let grown = now.bytes.saturating_sub(before.bytes);
     let per_second = bytes((grown as f64 / LOOKS_APART.as_secs_f64()) as u64);
@@ -204,17 +244,19 @@ fn hint(before: Lag, now: Lag, status: &Value) -> Option<String> {
     (now.bytes < before.bytes).then(|| format!("the mirror is catching up by {caught} per second"))
 }
 
-fn show_status(status: &Value) {
-    let link = match (&status["duty"], status["logs"]["linked"].as_bool()) {
-        (duty, Some(up)) if duty == "primary" => format!(", link {}", if up { "up" } else { "down" }),
-        _ => String::new(),
+/// The first line of a status: which site, and what it can do now.
+fn heading(status: &Value) -> String {
+    let state = match (fenced_by(status), link_is_up(status)) {
+        (Some(epoch), _) => format!(", fenced by epoch {epoch}"),
+        (None, Some(up)) => format!(", link {}", if up { "up" } else { "down" }),
+        (None, None) => String::new(),
     };
-    say!(
-        "site {}, {}{link}, version {}\n",
-        field(&status["site"]),
-        field(&status["duty"]),
-        field(&status["version"])
-    );
+    let [site, duty, version] = ["site", "duty", "version"].map(|key| field(&status[key]));
+    format!("site {site}, {duty}{state}, version {version}")
+}
+
+fn show_status(status: &Value) {
+    say!("{}\n", heading(status));
     let logs = logs_of(status);
     if logs.is_empty() {
         say!("no logs");
@@ -232,7 +274,7 @@ fn show_status(status: &Value) {
                 age.map_or_else(|| "-".to_owned(), span),
             ]
         };
-        let header = ["log", "name", "applied", "durable", "held", "announced", "newest is old"];
+        let header = ["log", "name", "applied", "durable", "held", "announced", "age of newest"];
         print_table(header, logs.iter().map(row));
     } else if status["duty"] != "primary" {
         // Without a mirror there is nothing that it lacks.
@@ -296,72 +338,6 @@ fn show_nodes(status: &Value) {
     print_table(["node", "roles", "address", "answers"], nodes.iter().map(row));
 }
 
-/// What the comparison of one log found.
-struct Compared {
-    log: LogId,
-    until: LogAddress,
-    records: u64,
-    verdict: &'static str,
-}
-
-const SAME: &str = "same";
-
-async fn verify(server: &ServerArgs, other: SocketAddr) -> Result<Exit, Failure> {
-    let patient = |config: &mut parhelion_client::ClientConfig| config.call_timeout = DIGEST_LIMIT;
-    let here = connect_with(server, As::Admin, patient).await?;
-    let there = connect_with(&ServerArgs { address: other, ..server.clone() }, As::Admin, patient).await?;
-    let (ours, theirs) = tokio::try_join!(here.list(), there.list())?;
-    let find = |logs: &[LogState], log: LogId| logs.iter().find(|state| state.log == log).cloned();
-    let total = ours.iter().map(|log| log.bytes).sum();
-    let done = Cell::new(0);
-    let comparing = async {
-        let mut rows = Vec::new();
-        for log in &ours {
-            let Some(twin) = find(&theirs, log.log) else {
-                rows.push(Compared {
-                    log: log.log,
-                    until: LogAddress::default(),
-                    records: 0,
-                    verdict: "absent",
-                });
-                continue;
-            };
-            let until = log.end.min(twin.end);
-            let (a, b) = tokio::try_join!(here.digest(log.log, until), there.digest(log.log, until))?;
-            // A damaged log is read up to the damage; that it is the same so far says little.
-            let is_damaged = [log, &twin].iter().any(|log| log.refusal == Some(ErrorKind::Corrupt));
-            let verdict = match a == b {
-                _ if is_damaged => "DAMAGED",
-                true => SAME,
-                false => "DIFFERENT",
-            };
-            rows.push(Compared { log: log.log, until, records: a.records, verdict });
-            done.set(done.get() + log.bytes);
-        }
-        // What only the other site has is a difference too.
-        for log in theirs.iter().filter(|log| find(&ours, log.log).is_none()) {
-            let until = LogAddress::default();
-            rows.push(Compared { log: log.log, until, records: 0, verdict: "absent here" });
-        }
-        Ok::<_, Error>(rows)
-    };
-    let rows = progress::watch("comparing".to_owned(), || (done.get(), total), comparing).await?;
-    let same = rows.iter().all(|row| row.verdict == SAME);
-    let document: Vec<Value> = rows
-        .iter()
-        .map(|Compared { log, until, records, verdict }| {
-            json!({ "log": log.0, "until": until.to_string(), "records": records, "verdict": verdict })
-        })
-        .collect();
-    show(server, json!({ "same": same, "logs": document }), || {
-        let row = |Compared { log, until, records, verdict }: &Compared| {
-            [log.to_string(), until.to_string(), count(*records), (*verdict).to_owned()]
-        };
-        print_table(["log", "up to", "records", "verdict"], rows.iter().map(row));
-    });
-    Ok(if same { Exit::Done } else { Exit::Found })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,8 +357,10 @@ mod tests {
     fn the_lag_is_that_of_all_logs_and_of_the_oldest_append() {
         let lag = Lag::of(&status(true, &[(2, 3 << 20, 0.5), (0, 0, 0.0), (1, 1 << 20, 75.0)])).unwrap();
         assert_eq!(lag, Lag { appends: 3, bytes: 4 << 20, seconds: 75.0 });
-        assert_eq!(lag.text(), "the mirror lacks 3 appends, 4.0 MiB; the oldest is 75.0 s old");
-        assert_eq!(Lag::default().text(), "the mirror has everything");
+        assert_eq!(lag.text(true), "the mirror lacks 3 appends, 4.0 MiB; the oldest is 75.0 s old");
+        assert!(Lag { appends: 1, ..lag }.text(false).starts_with("the mirror lacks 1 append, 4.0 MiB;"));
+        assert_eq!(Lag::default().text(true), "the mirror has everything");
+        assert!(Lag::default().text(false).contains("has not met it"));
         assert_eq!(Lag::of(&json!({ "duty": "mirror", "logs": {} })), None);
     }
 
@@ -400,6 +378,41 @@ mod tests {
             assert!(mirrors_to_nobody(&fenced).unwrap().contains(word));
         }
         assert_eq!(mirrors_to_nobody(&json!({ "duty": "mirror", "logs": {} })), None);
+    }
+
+    #[test]
+    fn a_link_that_is_down_is_told_at_both_sites() {
+        let with = |duty: &str, up: u64, sessions: u64| {
+            let link = json!({ "up": up, "sessions": sessions });
+            let mut status = status(up > 0, &[]);
+            (status["site"], status["version"]) = (json!(1), json!("0.1.0"));
+            (status["duty"], status["link"]) = (json!(duty), link);
+            status
+        };
+        for duty in ["primary", "mirror"] {
+            let up = with(duty, 1, 1);
+            assert_eq!(heading(&up), format!("site 1, {duty}, link up, version 0.1.0"));
+            assert_eq!((link_warning(&up), has_been_linked(&up)), (None, true));
+            let lost = with(duty, 0, 3);
+            assert_eq!(heading(&lost), format!("site 1, {duty}, link down, version 0.1.0"));
+            assert!(has_been_linked(&lost) && !link_warning(&lost).unwrap().contains("since"));
+            let never = with(duty, 0, 0);
+            assert!(!has_been_linked(&never));
+            let warning = link_warning(&never).unwrap();
+            assert!(
+                warning.starts_with("WARNING: the link is down") && warning.contains("since"),
+                "{warning}"
+            );
+        }
+        // A site whose link node is silent, and sites that have no link.
+        for (duty, linked) in [("mirror", None), ("promoted", Some(false)), ("single", None)] {
+            let status = json!({ "duty": duty, "logs": { "linked": linked } });
+            assert_eq!((link_is_up(&status), link_warning(&status)), (None, None), "{duty}");
+        }
+        let mut fenced = with("primary", 1, 1);
+        fenced["logs"]["totals"]["fenced_by"] = json!(65_538);
+        assert_eq!(heading(&fenced), "site 1, primary, fenced by epoch 65538, version 0.1.0");
+        assert_eq!(link_warning(&fenced), None);
     }
 
     #[test]

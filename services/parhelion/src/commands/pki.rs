@@ -54,6 +54,12 @@ fn issue(arguments: IssueArgs) -> Result<(), Failure> {
             "good_until": until,
         }));
     } else {
+        if site.is_some() && issued.names.is_empty() {
+            eprintln!(
+                "warning: it names no host, so the other site's link.peer_names cannot ask for this node; to have that, \
+                 issue another with --name HOST"
+            );
+        }
         say!("{}\n{}", certificate.display(), key.display());
     }
     Ok(())

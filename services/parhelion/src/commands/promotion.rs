@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::ServerArgs;
 use crate::client::{As, connect};
-use crate::output::{Exit, Failure, count, print_table, say, write_out};
+use crate::output::{Exit, Failure, count, counted, print_table, say, write_out};
 
 /// Missing appends that a promotion shows in its table.
 const MISSING_SHOWN: usize = 20;
@@ -18,8 +18,10 @@ const PRINTED_AT_ONCE: usize = 1000;
 
 /// Makes a mirror a primary, and says what is missing.
 pub async fn promote(server: &ServerArgs, dry_run: bool, yes: bool) -> Result<Exit, Failure> {
-    if !dry_run && !yes && !confirmed("Make this mirror a primary? The old one is fenced for good. [y/N] ")? {
-        return Err(Failure::new("not promoted; give --yes to skip the question"));
+    if !dry_run && !yes {
+        confirm(
+            "Make this mirror a primary? The old one must never write again: it is fenced when it can reach this site. [y/N] ",
+        )?;
     }
     let client = connect(server, As::Admin).await?;
     let mut found = client.promote(dry_run).await?;
@@ -43,7 +45,7 @@ pub async fn promote(server: &ServerArgs, dry_run: bool, yes: bool) -> Result<Ex
         return Ok(exit(&found));
     }
     let would = if dry_run { "would be " } else { "" };
-    say!("{would}primary of {} logs under epoch {}", found.logs, found.epoch);
+    say!("{would}primary of {} under epoch {}", counted(found.logs.into(), "log"), found.epoch);
     say_counts(&found);
     print_missing(found.missing.get(..MISSING_SHOWN).unwrap_or(&found.missing));
     if let Some(more) = more_missing(found.missing.len() as u64, found.missing_count, dry_run) {
@@ -61,7 +63,7 @@ pub async fn missing(server: &ServerArgs) -> Result<Exit, Failure> {
         print_found(&found, None);
         return Ok(exit(&found));
     }
-    say!("promoted to epoch {}, with {} logs", found.epoch, found.logs);
+    say!("promoted to epoch {}, with {}", found.epoch, counted(found.logs.into(), "log"));
     say_counts(&found);
     for missing in found.missing.chunks(PRINTED_AT_ONCE) {
         print_missing(missing);
@@ -146,8 +148,8 @@ fn print_missing(missing: &[Missing]) {
 
 fn say_counts(found: &Promotion) {
     say!(
-        "{} appends were announced and cannot be shown; {} of them are here but lie behind a gap",
-        count(found.missing_count),
+        "announced, and cannot be shown: {} (here, but behind a gap: {})",
+        counted(found.missing_count, "append"),
         count(found.behind_gap_count)
     );
 }
@@ -180,14 +182,20 @@ fn unlisted(found: &Promotion) -> Option<String> {
     })
 }
 
-fn confirmed(question: &str) -> Result<bool, Failure> {
+/// Fails unless somebody at a terminal says yes.
+fn confirm(question: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        return Ok(false);
+        return Err(Failure::new(
+            "not promoted: without --yes it asks, and standard input is no terminal; give --yes",
+        ));
     }
     eprint!("{question}");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Failure::new)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new("not promoted: the answer was not yes; give --yes to skip the question")),
+    }
 }
 
 #[cfg(test)]
