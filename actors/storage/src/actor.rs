@@ -210,8 +210,8 @@ impl StorageActor {
         answer: Answer<Box<Acked>>,
         ctx: &mut Context<Self>,
     ) {
-        let AppendRequest { log, payload, durability, max_risk, deadline, request, explain, trace } = append;
-        let asked = Asked { bytes: payload.len() as u64, durability, max_risk };
+        let AppendRequest { log, durability, max_risk, .. } = append;
+        let asked = Asked { bytes: append.payload.len() as u64, durability, max_risk };
         if asked.waits_for_mirror() {
             if self.waiting_for_mirror >= self.config.waiting_max {
                 self.config.metrics.append(durability, AppendOutcome::Refused, asked.bytes, Duration::ZERO);
@@ -223,10 +223,9 @@ impl StorageActor {
         }
         let bytes_credit = credit.take_beyond(WAITING_APPEND_BYTES);
         let token = self.token(Waiting::Append { answer, asked, _credit: credit });
-        let trace = self.traces.begin(token, trace);
+        let trace = self.traces.begin(token, append.trace);
         let time = self.config.clock.wall();
-        let append =
-            Append { token, log, payload, durability, max_risk, deadline, request, explain, trace, time };
+        let append = Append { token, asked: AppendRequest { trace, ..append }, time };
         self.arriving = Some(token);
         let written = self.step(Input::Append(append), ctx);
         self.arriving = None;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use parhelion_log::{ActiveMap, KnownRequest, Record, Tail};
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
-    TraceContext,
+    AppendRequest, Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, SourceTime,
+    Time,
 };
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
@@ -42,22 +42,8 @@ pub struct PrimaryConfig {
 pub struct Append {
     /// Whom to answer.
     pub token: Token,
-    /// The log.
-    pub log: LogId,
-    /// The bytes.
-    pub payload: Bytes,
-    /// The level asked for.
-    pub durability: Durability,
-    /// Largest acceptable prefix risk for the network level.
-    pub max_risk: Risk,
-    /// When the degrade policy applies.
-    pub deadline: Option<Duration>,
-    /// Makes a retry safe.
-    pub request: RequestId,
-    /// Whether the safety path is wanted in the answer.
-    pub explain: bool,
-    /// The trace the append belongs to.
-    pub trace: TraceContext,
+    /// What is asked.
+    pub asked: AppendRequest,
     /// The wall clock, for the record.
     pub time: SourceTime,
 }

@@ -8,7 +8,8 @@ use parhelion_log::{CreatePayload, FreePayload, KnownRequest, Record, RecordFiel
 use parhelion_plugin::Structure;
 use parhelion_risk::{Ledger, Pricer, Waiting, WireState, decide, reached};
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, SourceTime, Time,
+    AppendRequest, Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId,
+    SourceTime, Time,
 };
 use parhelion_wire::link::LogMarkV1;
 
@@ -280,7 +281,8 @@ impl Primary {
     }
 
     fn append(&mut self, now: Time, append: Append, effects: &mut Vec<Effect>) {
-        let Append { token, log: id, durability, .. } = append;
+        let Append { token, asked: append, time } = append;
+        let AppendRequest { log: id, durability, .. } = append;
         let stored = match self.known_request(&append) {
             Ok(stored) => stored,
             Err(error) => {
@@ -295,7 +297,7 @@ impl Primary {
                     kind: RecordKind::Append,
                     request: append.request,
                     trace: append.trace,
-                    time: append.time,
+                    time,
                     durability,
                 };
                 self.place(now, id, fields, &append.payload, effects)
@@ -332,7 +334,7 @@ impl Primary {
     }
 
     /// What an append with the same request id was stored as, if its log takes this one.
-    fn known_request(&mut self, append: &Append) -> Result<Option<KnownRequest>, Error> {
+    fn known_request(&mut self, append: &AppendRequest) -> Result<Option<KnownRequest>, Error> {
         let has_mirror = self.config.has_mirror;
         let log = self.writable(append.log)?;
         if !has_mirror && append.durability > Durability::Local && log.degrade != Degrade::Degrade {

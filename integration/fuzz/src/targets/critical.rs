@@ -19,8 +19,8 @@ use parhelion_plugin::{Channel, Parameters, Structure};
 use parhelion_plugin_host::Catalogue;
 use parhelion_risk::{Assumption, ChannelCounts, ChannelEstimator, Pricer};
 use parhelion_types::{
-    Degrade, Durability, Epoch, LogAddress, LogId, RecordKey, RequestId, Risk, SiteId, SourceTime, Time,
-    TraceContext,
+    AppendRequest, Degrade, Durability, Epoch, LogAddress, LogId, RecordKey, RequestId, Risk, SiteId,
+    SourceTime, Time, TraceContext,
 };
 use parhelion_wire::link::{
     AnnounceV1, ArchivedCodeV1, ArchivedHelloV1, ArchivedLogMarkV1, ChangeCodeV1, ChannelCountsV1, CodeV1,
@@ -276,14 +276,16 @@ impl Bed {
         self.step(Input::LinkUp { marks, structure, code: "reed-solomon 1 c=2 r=4".to_owned() });
         self.step(Input::Append(Append {
             token: TOKEN,
-            log: LOG,
-            payload: Bytes::from_static(b"bytes"),
-            durability: Durability::Remote,
-            max_risk: Risk::bound(1e-6),
-            deadline: None,
-            request: RequestId::NONE,
-            explain: true,
-            trace: TraceContext::default(),
+            asked: AppendRequest {
+                log: LOG,
+                payload: Bytes::from_static(b"bytes"),
+                durability: Durability::Remote,
+                max_risk: Risk::bound(1e-6),
+                deadline: None,
+                request: RequestId::NONE,
+                explain: true,
+                trace: TraceContext::default(),
+            },
             time: SourceTime(2),
         }));
         let records = self.primary.log(LOG).map_or(0, |log| log.records);

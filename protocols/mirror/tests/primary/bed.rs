@@ -10,8 +10,8 @@ use parhelion_model_iid_bound::IidBound;
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_risk::Pricer;
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk, SourceTime, Time,
-    TraceContext,
+    AppendRequest, Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk,
+    SourceTime, Time, TraceContext,
 };
 use parhelion_wire::link::LogMarkV1;
 
@@ -92,14 +92,16 @@ impl Bed {
         let token = self.token();
         self.step(Input::Append(Append {
             token,
-            log,
-            payload: Bytes::from(vec![7; bytes]),
-            durability,
-            max_risk: Risk::asked(1e-6).unwrap(),
-            deadline: Some(Duration::from_secs(1)),
-            request: RequestId(request),
-            explain: true,
-            trace: TraceContext::default(),
+            asked: AppendRequest {
+                log,
+                payload: Bytes::from(vec![7; bytes]),
+                durability,
+                max_risk: Risk::asked(1e-6).unwrap(),
+                deadline: Some(Duration::from_secs(1)),
+                request: RequestId(request),
+                explain: true,
+                trace: TraceContext::default(),
+            },
             time: SourceTime(2),
         }))
     }

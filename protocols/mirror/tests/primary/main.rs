@@ -11,8 +11,8 @@ use parhelion_log::{Record, RecordKind, Tail};
 use parhelion_mirror::{Append, Covered, Effect, Event, Input, PrimaryConfig, Reply, StageKind};
 use parhelion_plugin::{Channel, Exposure, Structure};
 use parhelion_types::{
-    Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId, Risk, SiteId,
-    SourceTime, Time, TraceContext,
+    AppendRequest, Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId,
+    Risk, SiteId, SourceTime, Time, TraceContext,
 };
 use parhelion_wire::link::LogMarkV1;
 
@@ -533,14 +533,16 @@ fn a_local_append_to_a_new_log_waits_for_its_announcement() {
     bed.step(create(70, log, "new"));
     bed.step(Input::Append(Append {
         token: 71,
-        log,
-        payload: Bytes::from_static(b"x"),
-        durability: Durability::Local,
-        max_risk: Risk::CERTAIN,
-        deadline: None,
-        request: RequestId(9),
-        explain: false,
-        trace: TraceContext::default(),
+        asked: AppendRequest {
+            log,
+            payload: Bytes::from_static(b"x"),
+            durability: Durability::Local,
+            max_risk: Risk::CERTAIN,
+            deadline: None,
+            request: RequestId(9),
+            explain: false,
+            trace: TraceContext::default(),
+        },
         time: SourceTime(2),
     }));
     assert!(acked(&bed.step(Input::Durable { log, records: 2 })).is_none(), "nobody knows its name yet");
@@ -682,14 +684,16 @@ fn a_wall_clock_that_is_set_back_does_not_touch_the_lag() {
         let token = bed.token();
         bed.step(Input::Append(Append {
             token,
-            log: LOG,
-            payload: Bytes::from_static(b"x"),
-            durability: Durability::Local,
-            max_risk: Risk::CERTAIN,
-            deadline: None,
-            request: RequestId(request),
-            explain: false,
-            trace: TraceContext::default(),
+            asked: AppendRequest {
+                log: LOG,
+                payload: Bytes::from_static(b"x"),
+                durability: Durability::Local,
+                max_risk: Risk::CERTAIN,
+                deadline: None,
+                request: RequestId(request),
+                explain: false,
+                trace: TraceContext::default(),
+            },
             time: SourceTime(wall),
         }));
     }
