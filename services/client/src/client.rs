@@ -426,7 +426,7 @@ impl Client {
             _ => "",
         };
         Error::unavailable(format!(
-            "{name}: the node at {address} is connected and has not answered within {time:?}{cause}; {remedy}"
+            "{name}: the node at {address} was reached and has not answered within {time:?}{cause}; {remedy}"
         ))
     }
 }

@@ -7,11 +7,13 @@
 //! - [`Api`] serves clients over QUIC: one stream, any number of questions under way, answers in any order.
 //!   Everything it holds is bounded in bytes by a [`Budget`].
 //!
-//! The HTTP front end checks the same requests and calls the same [`Backend`].
+//! The HTTP front end checks the same requests and calls the same [`Backend`]; [`json`] is the form of its answers, which
+//! the command line prints too.
 
 pub mod answer;
 mod api;
 pub mod backend;
+pub mod json;
 pub mod pki;
 pub mod question;
 pub mod quic;

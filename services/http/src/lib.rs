@@ -9,7 +9,6 @@
 
 mod body;
 mod error;
-mod json;
 mod reply;
 mod routes;
 mod server;

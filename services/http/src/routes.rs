@@ -9,7 +9,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, Route, guard, web};
 use bytes::Bytes;
 use parhelion_gate::answer::LOGS_PAGE;
 use parhelion_gate::backend::random_request;
-use parhelion_gate::{AppendRequest, Backend, Budget, CodeRequest, CreateRequest, Credit};
+use parhelion_gate::{AppendRequest, Backend, Budget, CodeRequest, CreateRequest, Credit, json};
 use parhelion_types::limits::{APPEND_BYTES_MAX, WAITING_APPEND_BYTES};
 use parhelion_types::{Degrade, Durability, Error, LogAddress, LogId, RequestId, Risk};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::body::{self, Accepted, Pace};
 use crate::error::{Failure, REQUEST_HEADER};
 use crate::server::{Caller, Metrics};
-use crate::{json, reply, trace};
+use crate::{reply, trace};
 
 /// The description of this API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("../openapi.json");

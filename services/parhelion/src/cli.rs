@@ -124,7 +124,7 @@ pub enum LogCommand {
         log: LogId,
         /// The address that the append was given, SEGMENT:OFFSET.
         at: LogAddress,
-        /// File to write to.
+        /// File to write to; with it, --json tells of the append.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -167,8 +167,8 @@ pub struct AppendArgs {
     /// When to acknowledge: local, network or remote.
     #[arg(long, default_value = "network")]
     pub durability: Durability,
-    /// Largest acceptable risk of loss, such as 1e-6, which it is where none is given. Only for --durability network: the
-    /// other levels have no such choice.
+    /// Largest acceptable risk of loss, such as 1e-6, which it is where none is given. The level network waits for it; of
+    /// a degraded append, it decides what may be called network. Not for --durability local.
     #[arg(long, value_name = "PROBABILITY", allow_negative_numbers = true)]
     pub max_risk: Option<Risk>,
     /// How long the level may take before the log's degrade policy applies, such as 500ms; mirror.deadline of the node,
@@ -194,7 +194,7 @@ pub enum MirrorCommand {
         #[command(flatten)]
         server: ServerArgs,
         /// Ends with exit code 4 if the mirror lacks an append that is older, such as 30s.
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
         max_lag: Option<Duration>,
         /// Ends with exit code 4 if the mirror lacks more, such as 64MiB.
         #[arg(long, value_name = "BYTES")]
@@ -317,7 +317,7 @@ pub struct IssueArgs {
     #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
     pub roles: Vec<Role>,
     /// How long it is good for.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "825d")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "825d")]
     pub valid_for: Duration,
     /// Prints JSON.
     #[arg(long)]
@@ -334,7 +334,7 @@ pub struct DrillArgs {
     #[arg(long, value_delimiter = ',', value_parser = ModeWord::parse, default_value = "all")]
     pub modes: Vec<ModeWord>,
     /// One-way delay of the link.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "50ms")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "50ms")]
     pub one_way: Duration,
     /// Rate of the link.
     #[arg(long, default_value = "300Mbit")]
@@ -346,7 +346,7 @@ pub struct DrillArgs {
     #[arg(long, value_name = "PACKETS", default_value_t = 3.0)]
     pub burst: f64,
     /// How long the loss lasts before the link is cut.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "500ms")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "500ms")]
     pub loss_for: Duration,
     /// Erasure code and parameters, such as "reed-solomon r=8 c=3".
     #[arg(long, value_name = "CODE")]
@@ -362,7 +362,7 @@ pub struct DrillArgs {
     #[arg(long, value_name = "RATE")]
     pub load: Option<crate::settings::Rate>,
     /// Load before anything counts, in every mode: the link's history, without which little is promised.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "15s")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "15s")]
     pub warm_up: Duration,
     /// Seconds of writing before the disaster.
     #[arg(long, default_value_t = 10.0)]

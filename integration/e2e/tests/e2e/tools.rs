@@ -166,6 +166,8 @@ async fn a_session_at_the_command_line() {
     let file = pair.directory().join("out").display().to_string();
     assert!(tool(&["log", "read", "0", address, "--output", &file]).run().done().stdout.is_empty());
     assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    let told = tool(&["log", "read", "0", address, "--output", &file, "--json"]).run().done().json();
+    assert_eq!((&told["address"], &told["bytes"]), (&address.into(), &9000.into()), "{told}");
     let from_file = ["log", "append", "0", "--file", &file, "--durability", "remote"];
     let text = tool(&from_file).run().done().text();
     assert!(text.contains("level remote") && text.contains("risk 0"), "{text}");
@@ -196,7 +198,7 @@ async fn a_session_at_the_command_line() {
     let listed = tool(&["log", "list", "--json"]).run().done().json();
     assert_eq!(listed[0]["records"], 5, "{listed}");
     let stat = tool(&["log", "stat", "0", "--json"]).run().done().json();
-    assert_eq!((&stat[0]["name"], &stat[0]["degrade"]), (&"orders".into(), &"fail".into()), "{stat}");
+    assert_eq!((&stat["name"], &stat["degrade"]), (&"orders".into(), &"fail".into()), "{stat}");
     let freed = tool(&["log", "free", "0", address, "--json"]).run().done().json();
     assert_eq!(freed["freed"], address);
     for table in [tool(&["log", "list"]), tool(&["log", "stat", "0"])] {

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use parhelion_client::{AppendOptions, Client};
 use parhelion_gate::backend::random_request;
-use parhelion_gate::{Appended, LogState, Stage};
+use parhelion_gate::{Appended, LogState, ReadRecord, Stage, json};
 use parhelion_types::limits::APPEND_BYTES_MAX;
-use parhelion_types::{Durability, Error, LogAddress, LogId, RequestId};
+use parhelion_types::{Durability, Error, LogAddress, LogId};
 use serde_json::{Value, json};
 
-use crate::cli::{AppendArgs, LogCommand, ServerArgs};
+use crate::cli::{AppendArgs, LogCommand};
 use crate::client::{As, connect};
 use crate::commands::{run, show};
-use crate::output::{Exit, Failure, bytes, print_table, say, span, write_out};
+use crate::output::{Exit, Failure, bytes, print_json, print_table, say, span, write_out};
 use crate::progress;
 
 /// Runs a command.
@@ -28,9 +28,17 @@ pub fn log(command: LogCommand) -> Result<Exit, Failure> {
             }
             LogCommand::Append(arguments) => append(arguments).await?,
             LogCommand::Read { server, log, at, output } => {
+                if server.json && output.is_none() {
+                    return Err(Failure::usage(
+                        "--json tells of the append, whose bytes go to standard output; give --output FILE for them",
+                    ));
+                }
                 let client = connect(&server, As::Client).await?;
-                let payload = read(&client, log, at).await?;
-                store(output, &payload)?;
+                let record = read(&client, log, at).await?;
+                store(output, &record.payload)?;
+                if server.json {
+                    print_json(&read_json(log, at, &record));
+                }
             }
             LogCommand::Free { server, log, at } => {
                 let client = connect(&server, As::Client).await?;
@@ -39,11 +47,13 @@ pub fn log(command: LogCommand) -> Result<Exit, Failure> {
             }
             LogCommand::List { server } => {
                 let client = connect(&server, As::Client).await?;
-                show_logs(&server, &client.list().await?);
+                let logs = client.list().await?;
+                show(&server, logs.iter().map(json::log).collect(), || print_logs(&logs));
             }
             LogCommand::Stat { server, log } => {
                 let client = connect(&server, As::Client).await?;
-                show_logs(&server, &[client.stat(log).await?]);
+                let log = client.stat(log).await?;
+                show(&server, json::log(&log), || print_logs(std::slice::from_ref(&log)));
             }
         }
         Ok(Exit::Done)
@@ -52,9 +62,10 @@ pub fn log(command: LogCommand) -> Result<Exit, Failure> {
 
 async fn append(arguments: AppendArgs) -> Result<(), Failure> {
     let AppendArgs { server, log, file, durability, max_risk, deadline, request_id, explain } = arguments;
-    if let Some(max_risk) = max_risk.filter(|_| durability != Durability::Network) {
+    if let Some(max_risk) = max_risk.filter(|_| durability == Durability::Local) {
         return Err(Failure::usage(format!(
-            "--max-risk {max_risk} is for --durability network, and says nothing at {durability}; leave one of them out"
+            "--max-risk {max_risk} is for --durability network, and an append at level local waits for none; leave one of \
+             them out"
         )));
     }
     let payload = read_in(file)?;
@@ -70,7 +81,7 @@ async fn append(arguments: AppendArgs) -> Result<(), Failure> {
     let title = format!("appending to log {log} at level {durability}");
     let acked = progress::watch(title, sent, client.append(log, payload, options)).await;
     let acked = acked.map_err(|error| Failure::from(error).of_request(request))?;
-    show(&server, acked_json(&acked, request), || {
+    show(&server, json::appended(&acked, request), || {
         let note = match (acked.degraded, acked.duplicate) {
             (true, _) => ", degraded",
             (_, true) => ", stored before",
@@ -114,25 +125,8 @@ fn explain_path(acked: &Appended) {
     print_table(["after", "stage", "repairs", "own risk", "prefix risk", "why"], acked.path.iter().map(row));
 }
 
-fn acked_json(acked: &Appended, request: RequestId) -> Value {
-    let stage = |stage: &Stage| {
-        json!({
-            "stage": stage.stage, "after_micros": stage.after.as_micros() as u64, "repairs": stage.repairs,
-            "repairs_full": stage.repairs_full, "own_risk": stage.own_risk.probability(),
-            "prefix_risk": stage.prefix_risk.probability(), "note": stage.note,
-        })
-    };
-    json!({
-        "log": acked.log.0, "address": acked.address.to_string(), "reached": acked.reached.name(),
-        "degraded": acked.degraded, "duplicate": acked.duplicate, "own_risk": acked.own_risk.probability(),
-        "prefix_risk": acked.prefix_risk.probability(), "confidence": acked.confidence,
-        "model": acked.model, "code": acked.code, "epoch": acked.epoch.0, "request_id": request.to_string(),
-        "path": acked.path.iter().map(stage).collect::<Vec<_>>(),
-    })
-}
-
 /// Reads one append. Its length, for the bar, is asked for while it is on its way.
-async fn read(client: &Client, log: LogId, at: LogAddress) -> Result<Bytes, Failure> {
+async fn read(client: &Client, log: LogId, at: LogAddress) -> Result<ReadRecord, Failure> {
     let before = client.traffic().received;
     let length = std::cell::Cell::new(0);
     let received = || (client.traffic().received.saturating_sub(before), length.get());
@@ -146,37 +140,33 @@ async fn read(client: &Client, log: LogId, at: LogAddress) -> Result<Bytes, Fail
         tokio::join!(client.read(log, at), look).0
     };
     let title = format!("reading {at} of log {log}");
-    Ok(progress::watch(title, received, reading).await?.payload)
+    Ok(progress::watch(title, received, reading).await?)
 }
 
-fn show_logs(server: &ServerArgs, logs: &[LogState]) {
-    let entry = |log: &LogState| {
-        json!({
-            "log": log.log.0, "name": log.name, "epoch": log.epoch.0, "degrade": log.degrade.name(),
-            "records": log.records, "bytes": log.bytes, "end": log.end.to_string(),
-            "mirrored": log.mirrored_records, "freed": log.freed,
-            "refusal": log.refusal.map(|kind| kind.name()),
-        })
+fn read_json(log: LogId, at: LogAddress, record: &ReadRecord) -> Value {
+    json!({
+        "log": log.0, "address": at.to_string(), "bytes": record.payload.len(), "accepted_micros": record.time.0,
+        "digest": format!("{:08x}", record.digest),
+    })
+}
+
+fn print_logs(logs: &[LogState]) {
+    let row = |log: &LogState| {
+        [
+            log.log.to_string(),
+            log.name.clone(),
+            log.records.to_string(),
+            bytes(log.bytes),
+            log.end.to_string(),
+            log.mirrored_records.to_string(),
+            log.freed.to_string(),
+            log.degrade.to_string(),
+            log.epoch.to_string(),
+            log.refusal.map_or("ok", |kind| kind.name()).to_owned(),
+        ]
     };
-    show(server, Value::Array(logs.iter().map(entry).collect()), || {
-        let row = |log: &LogState| {
-            [
-                log.log.to_string(),
-                log.name.clone(),
-                log.records.to_string(),
-                bytes(log.bytes),
-                log.end.to_string(),
-                log.mirrored_records.to_string(),
-                log.freed.to_string(),
-                log.degrade.to_string(),
-                log.epoch.to_string(),
-                log.refusal.map_or("ok", |kind| kind.name()).to_owned(),
-            ]
-        };
-        let header =
-            ["log", "name", "records", "size", "end", "mirrored", "freed", "degrade", "epoch", "state"];
-        print_table(header, logs.iter().map(row));
-    });
+    let header = ["log", "name", "records", "size", "end", "mirrored", "freed", "degrade", "epoch", "state"];
+    print_table(header, logs.iter().map(row));
 }
 
 fn read_in(file: Option<PathBuf>) -> Result<Bytes, Failure> {

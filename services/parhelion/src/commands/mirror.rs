@@ -58,19 +58,21 @@ impl Lag {
         Duration::try_from_secs_f64(self.seconds).unwrap_or_default()
     }
 
-    /// In words. Before the first session a primary knows only what it has stored and nobody confirmed.
-    fn text(&self, has_met_mirror: bool) -> String {
+    /// In words. Before the first session a primary knows only what it has stored and nobody confirmed; of a site of
+    /// several nodes, only what those tell that answer.
+    fn text(&self, status: &Value) -> String {
         if self.appends > 0 {
             let (appends, bytes, age) =
                 (counted(self.appends, "append"), bytes(self.bytes), span(self.age()));
             return format!("the mirror lacks {appends}, {bytes}; the oldest is {age} old");
         }
-        match has_met_mirror {
-            true => "the mirror has everything".to_owned(),
-            false => {
-                "nothing waits for the mirror, but this node has not met it since it was started".to_owned()
-            }
-        }
+        let text = match has_been_linked(status) {
+            Some(true) if silent(status).is_empty() => "the mirror has everything",
+            Some(true) => "the mirror has everything that the nodes which answer have",
+            Some(false) => "nothing waits for the mirror, but this node has not met it since it was started",
+            None => "nothing waits for the mirror, as far as is known: the site's link node does not answer",
+        };
+        text.to_owned()
     }
 
     fn json(&self) -> Value {
@@ -111,9 +113,13 @@ fn link_is_up(status: &Value) -> Option<bool> {
 }
 
 /// Whether the link was ever up since the node that has it was started.
-fn has_been_linked(status: &Value) -> bool {
-    link_is_up(status) == Some(true)
-        || status["link"]["sessions"].as_u64().is_some_and(|sessions| sessions > 0)
+///
+/// Not known while that node does not answer.
+fn has_been_linked(status: &Value) -> Option<bool> {
+    if link_is_up(status) == Some(true) {
+        return Some(true);
+    }
+    Some(status["link"]["sessions"].as_u64()? > 0)
 }
 
 /// What an operator should know of a link that is down.
@@ -122,17 +128,18 @@ fn link_warning(status: &Value) -> Option<&'static str> {
         return None;
     }
     Some(match (status["duty"] == "mirror", has_been_linked(status)) {
-        (false, true) => {
+        (false, Some(true)) => {
             "WARNING: the link is down, and the lag grows with every append; the node's log says why"
         }
-        (false, false) => {
+        (false, None) => "WARNING: the link is down, and the site's link node does not answer; start it",
+        (false, Some(false)) => {
             "WARNING: the link is down and has not been up since this node was started, so nothing reaches the mirror; \
              the node's log says why"
         }
-        (true, true) => {
+        (true, Some(true)) => {
             "WARNING: the link is down, and nothing arrives; the primary's log and this node's say why"
         }
-        (true, false) => {
+        (true, Some(false) | None) => {
             "WARNING: the link is down, for no primary has connected since this node was started; look at the \
              primary's log and this node's"
         }
@@ -188,7 +195,7 @@ async fn status(
         }
         let warning = link_warning(&status);
         if let Some(lag) = lag {
-            say!("\n{}", lag.text(has_been_linked(&status)));
+            say!("\n{}", lag.text(&status));
             for node in silent(&status) {
                 say!("WARNING: storage node {node} does not answer, and its logs are not in this; start it");
             }
@@ -357,10 +364,16 @@ mod tests {
     fn the_lag_is_that_of_all_logs_and_of_the_oldest_append() {
         let lag = Lag::of(&status(true, &[(2, 3 << 20, 0.5), (0, 0, 0.0), (1, 1 << 20, 75.0)])).unwrap();
         assert_eq!(lag, Lag { appends: 3, bytes: 4 << 20, seconds: 75.0 });
-        assert_eq!(lag.text(true), "the mirror lacks 3 appends, 4.0 MiB; the oldest is 75.0 s old");
-        assert!(Lag { appends: 1, ..lag }.text(false).starts_with("the mirror lacks 1 append, 4.0 MiB;"));
-        assert_eq!(Lag::default().text(true), "the mirror has everything");
-        assert!(Lag::default().text(false).contains("has not met it"));
+        let met = json!({ "link": { "sessions": 1 } });
+        let never = json!({ "link": { "sessions": 0 } });
+        assert_eq!(lag.text(&met), "the mirror lacks 3 appends, 4.0 MiB; the oldest is 75.0 s old");
+        assert!(Lag { appends: 1, ..lag }.text(&never).starts_with("the mirror lacks 1 append, 4.0 MiB;"));
+        assert_eq!(Lag::default().text(&met), "the mirror has everything");
+        assert!(Lag::default().text(&never).contains("has not met it"));
+        assert!(Lag::default().text(&json!({})).contains("link node does not answer"));
+        let node = json!({ "node": 2, "roles": ["storage"], "reachable": false });
+        let silent = json!({ "link": { "sessions": 1 }, "nodes": [node] });
+        assert!(Lag::default().text(&silent).contains("nodes which answer"));
         assert_eq!(Lag::of(&json!({ "duty": "mirror", "logs": {} })), None);
     }
 
@@ -392,12 +405,13 @@ mod tests {
         for duty in ["primary", "mirror"] {
             let up = with(duty, 1, 1);
             assert_eq!(heading(&up), format!("site 1, {duty}, link up, version 0.1.0"));
-            assert_eq!((link_warning(&up), has_been_linked(&up)), (None, true));
+            assert_eq!((link_warning(&up), has_been_linked(&up)), (None, Some(true)));
             let lost = with(duty, 0, 3);
             assert_eq!(heading(&lost), format!("site 1, {duty}, link down, version 0.1.0"));
-            assert!(has_been_linked(&lost) && !link_warning(&lost).unwrap().contains("since"));
+            assert_eq!(has_been_linked(&lost), Some(true));
+            assert!(!link_warning(&lost).unwrap().contains("since"));
             let never = with(duty, 0, 0);
-            assert!(!has_been_linked(&never));
+            assert_eq!(has_been_linked(&never), Some(false));
             let warning = link_warning(&never).unwrap();
             assert!(
                 warning.starts_with("WARNING: the link is down") && warning.contains("since"),

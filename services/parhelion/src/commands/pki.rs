@@ -54,7 +54,7 @@ fn issue(arguments: IssueArgs) -> Result<(), Failure> {
             "good_until": until,
         }));
     } else {
-        if site.is_some() && issued.names.is_empty() {
+        if issued.roles.contains(&Role::Link) && issued.names.is_empty() {
             eprintln!(
                 "warning: it names no host, so the other site's link.peer_names cannot ask for this node; to have that, \
                  issue another with --name HOST"

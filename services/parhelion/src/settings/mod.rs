@@ -131,7 +131,12 @@ section! {
     /// `[http]`
     Http { listen: String, tls: bool, allow_remote_plaintext: bool }
     /// `[storage]`
-    Storage { directories: Vec<PathBuf>, segment: ByteSize, queue: ByteSize }
+    Storage {
+        #[serde(deserialize_with = "site::paths")]
+        directories: Vec<PathBuf>,
+        segment: ByteSize,
+        queue: ByteSize,
+    }
     /// `[mirror]`
     Mirror {
         #[serde(with = "humantime_serde")]

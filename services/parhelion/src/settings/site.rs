@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use parhelion_types::{NodeId, Role};
@@ -56,31 +57,40 @@ where
     T: FromStr<Err: fmt::Display>,
     D: Deserializer<'de>,
 {
-    struct Words;
+    let words = deserializer.deserialize_any(List { separators: &[',', ' '] })?;
+    words.iter().map(|word| word.parse().map_err(Error::custom)).collect()
+}
 
-    impl<'de> Visitor<'de> for Words {
-        type Value = Vec<String>;
+/// Reads a list of paths, or one text with commas between them: a path may have blanks.
+pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    let paths = deserializer.deserialize_any(List { separators: &[','] })?;
+    Ok(paths.into_iter().map(PathBuf::from).collect())
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of words")
-        }
+/// A list of texts, or one text with separators between its members.
+struct List {
+    separators: &'static [char],
+}
 
-        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-            let words = text.split([',', ' ']).filter(|word| !word.is_empty());
-            Ok(words.map(str::to_owned).collect())
-        }
+impl<'de> Visitor<'de> for List {
+    type Value = Vec<String>;
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            let mut words = Vec::new();
-            while let Some(word) = list.next_element()? {
-                words.push(word);
-            }
-            Ok(words)
-        }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of words")
     }
 
-    let words = deserializer.deserialize_any(Words)?;
-    words.iter().map(|word| word.parse().map_err(Error::custom)).collect()
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        let members = text.split(self.separators).filter(|member| !member.is_empty());
+        Ok(members.map(str::to_owned).collect())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = list.next_element()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
 }
 
 /// Reads the roles of a node.
@@ -226,6 +236,12 @@ mod tests {
                 "10.0.0.3:7401".parse::<std::net::SocketAddr>().unwrap()
             );
             assert!(settings.has(Role::Link) && settings.has(Role::Metadata) && !settings.has(Role::Storage));
+        }
+        for directories in
+            ["storage.directories=/data/a b,/data/c", "storage.directories=[\"/data/a b\", \"/data/c\"]"]
+        {
+            let settings = settings(&[directories]);
+            assert_eq!(settings.storage.directories, ["/data/a b", "/data/c"].map(std::path::PathBuf::from));
         }
         let alone = settings(&["node.node=7"]);
         assert!(alone.is_alone() && alone.has(Role::Storage));

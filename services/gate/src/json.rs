@@ -1,11 +1,14 @@
-//! Answers as JSON. Numbers that are names (request ids) are text: JSON readers round large numbers.
+//! Answers as JSON, over HTTP and from the command line. Numbers that are names (request ids) are text: JSON readers round
+//! large numbers.
 
-use parhelion_gate::{Appended, LogState, Stage};
 use parhelion_types::RequestId;
 use serde_json::{Value, json};
 
+use crate::backend::{Appended, LogState, Stage};
+
 /// The acknowledgement of an append.
-pub(crate) fn appended(appended: &Appended, request: RequestId) -> Value {
+#[must_use]
+pub fn appended(appended: &Appended, request: RequestId) -> Value {
     json!({
         "log": appended.log.0,
         "address": appended.address.to_string(),
@@ -24,7 +27,8 @@ pub(crate) fn appended(appended: &Appended, request: RequestId) -> Value {
 }
 
 /// The state of a log.
-pub(crate) fn log(log: &LogState) -> Value {
+#[must_use]
+pub fn log(log: &LogState) -> Value {
     json!({
         "log": log.log.0,
         "name": log.name,
