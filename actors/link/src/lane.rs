@@ -486,3 +486,6 @@ fn certificates(connection: &Connection) -> Vec<CertificateDer<'static>> {
         .map(|certificates| *certificates)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

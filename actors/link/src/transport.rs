@@ -108,3 +108,19 @@ pub(crate) fn transport(
     }
     Ok(transport)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lane_has_its_own_mark_and_name() {
+        // Architecture: the critical lane is expedited, the bulk lane assured. Swapped, bulk would starve the promises.
+        assert_eq!(LaneKind::Critical.class(), TrafficClass::Expedited);
+        assert_eq!(LaneKind::Bulk.class(), TrafficClass::Assured);
+        // The names are part of the protocol.
+        assert_eq!(LaneKind::Critical.protocol(), b"parhelion-critical/1");
+        assert_eq!(LaneKind::Bulk.protocol(), b"parhelion-bulk/1");
+        assert_eq!((LaneKind::Critical.name(), LaneKind::Bulk.name()), ("critical", "bulk"));
+    }
+}

@@ -4,6 +4,9 @@
 //! Receiving is quinn-udp's. Sending is not: quinn-udp writes the whole traffic-class octet with each
 //! packet and leaves no room for a DSCP mark, which the two lanes live by.
 
+#[cfg(test)]
+pub(crate) mod ethernet;
+
 use std::io::{self, IoSliceMut};
 use std::mem;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -356,8 +359,9 @@ impl<'a> ControlWriter<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
+    use super::ethernet::{FAR, NEAR, run_apart};
     use super::*;
 
     fn bind(address: &str, class: TrafficClass) -> Socket {
@@ -441,6 +445,41 @@ mod tests {
         let packets: usize = got.iter().map(|(length, stride)| length.div_ceil(*stride)).sum();
         assert_eq!(packets, 8);
         assert_eq!(sender.queued_bytes().unwrap(), 0, "loopback keeps nothing");
+    }
+
+    #[test]
+    fn packets_for_a_silent_neighbour_are_queued_until_the_kernel_drops_them() {
+        let this = "udp::tests::packets_for_a_silent_neighbour_are_queued_until_the_kernel_drops_them";
+        run_apart(this, |mut ethernet| {
+            ethernet.carries_arp = false;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let sender = bind(&format!("{NEAR}:0"), TrafficClass::Assured);
+                sender.writable().await;
+                let destination = SocketAddr::from((FAR, 9));
+                let contents = [0; 1200];
+                let packets =
+                    Packets { destination, source: None, ecn: 0, contents: &contents, segment: None };
+                for sent in 1..=5 {
+                    sender.send(&packets).unwrap();
+                    let queued = sender.queued_bytes().unwrap();
+                    assert!(queued >= sent * 1200, "{queued} bytes are queued of {sent} packets");
+                }
+                // The kernel asks for the neighbour three times, a second apart.
+                let begin = Instant::now();
+                while sender.queued_bytes().unwrap() > 0 {
+                    assert!(begin.elapsed() < Duration::from_secs(20), "still queued");
+                    assert_eq!(ethernet.carry(), 0, "a packet left for nowhere");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                assert!(begin.elapsed() > Duration::from_secs(1), "queued for {:?} only", begin.elapsed());
+                // An empty queue is no proof: the kernel dropped them, and says so at the next send.
+                assert_eq!(ethernet.carry(), 0);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let error = sender.send(&packets).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{error}");
+            });
+        });
     }
 
     #[tokio::test]

@@ -3,8 +3,12 @@
 //! This binary is its own runner: it starts itself again as the emulator, and enters a user namespace
 //! first thing, which the usual runner's threads would forbid. Arguments that are not options select
 //! tests by name.
+//!
+//! What cannot run here is skipped, each test with a line that begins with `SKIPPED`. With
+//! `PARHELION_SKIP_NOTHING=1` it fails instead: set it on a machine that surely has network namespaces.
 
 mod packet;
+mod privileges;
 mod relay;
 
 use std::net::UdpSocket;
@@ -22,28 +26,50 @@ fn main() -> ExitCode {
         Some(relay::HOLD) => return outcome(relay::hold_emulator()),
         _ => {}
     }
+    // Past the next call everybody looks like root.
+    let is_root = rustix::process::geteuid().is_root();
     if let Err(error) = enter_user_namespace() {
         println!("no user namespace: {error}");
     }
+    let mut suites: Vec<Suite> = vec![
+        (relay::TESTS, &|| Ok(())),
+        (packet::TESTS, &|| parhelion_wan::packet_form_available().map_err(|error| error.to_string())),
+    ];
+    if is_root {
+        suites.push((privileges::TESTS, &privileges::check));
+    }
     let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let mut tests: Vec<(&str, fn())> = relay::TESTS.to_vec();
-    match parhelion_wan::packet_form_available() {
-        Ok(()) => tests.extend(packet::TESTS),
-        Err(reason) => println!("skipped all tests of the packet form: {reason}"),
-    }
-    let mut failed = 0;
-    for (name, test) in tests {
-        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
-            continue;
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let may_skip = std::env::var_os(SKIP_NOTHING).is_none_or(|value| value != "1");
+    let (mut failed, mut skipped) = (0, 0);
+    for (tests, check) in suites {
+        let mut possible = None;
+        for (name, test) in tests.iter().filter(|(name, _)| is_wanted(name)) {
+            let start = Instant::now();
+            let result = match possible.get_or_insert_with(check) {
+                Ok(()) if std::panic::catch_unwind(test).is_ok() => "ok",
+                Ok(()) => "FAILED",
+                Err(reason) if may_skip => {
+                    // On standard error, as every skipped test of the workspace.
+                    eprintln!("SKIPPED: {name}: {reason}");
+                    skipped += 1;
+                    continue;
+                }
+                Err(reason) => {
+                    println!("  not to be skipped, as {SKIP_NOTHING} is 1: {reason}");
+                    "FAILED"
+                }
+            };
+            failed += usize::from(result != "ok");
+            println!("test {name} ... {result} ({:.2?})", start.elapsed());
         }
-        let start = Instant::now();
-        let result = if std::panic::catch_unwind(test).is_ok() { "ok" } else { "FAILED" };
-        failed += usize::from(result != "ok");
-        println!("test {name} ... {result} ({:.2?})", start.elapsed());
     }
-    println!("{failed} failed");
+    println!("{failed} failed, {skipped} skipped");
     outcome(if failed == 0 { Ok(()) } else { Err(format!("{failed} tests failed")) })
 }
+
+/// Tests with their names, and what says why they cannot run here.
+type Suite<'a> = (&'a [(&'static str, fn())], &'a dyn Fn() -> Result<(), String>);
 
 /// The command that starts the emulator.
 pub fn emulate() -> Command {
@@ -80,3 +106,4 @@ fn outcome(result: Result<(), String>) -> ExitCode {
 }
 
 const EMULATE: &str = "emulate-wan";
+const SKIP_NOTHING: &str = "PARHELION_SKIP_NOTHING";
