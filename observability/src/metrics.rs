@@ -31,6 +31,8 @@ pub enum AppendOutcome {
     /// This site could not do it, or promised less in time than was asked: after it was accepted, or because its log is
     /// damaged or cannot be written. What became of an accepted one the client does not know.
     Failed,
+    /// Its client did not wait for the answer. It is stored and mirrored all the same.
+    GivenUp,
 }
 
 impl AppendOutcome {
@@ -86,7 +88,7 @@ pub enum RiskScope {
 /// The instruments themselves; reached through [`Metrics`].
 #[derive(Debug)]
 pub struct Instruments {
-    appends: [[Counter; 5]; 3],
+    appends: [[Counter; 6]; 3],
     append_bytes: [Counter; 3],
     ack_latency: [Histogram; 3],
     risk: [Histogram; 2],
@@ -123,6 +125,12 @@ pub struct Instruments {
     pub link_loss: Gauge,
     /// At a primary: upper bound of the mean loss burst in datagrams, as the estimator believes it.
     pub link_burst: Gauge,
+    /// At a primary: what risks are multiplied by because more was lost than the model promised; 1 while it is believed.
+    pub risk_factor: Gauge,
+    /// At a primary: appends that were expected to be lost beyond repair, at most.
+    pub losses_promised: Gauge,
+    /// At a primary: appends that were.
+    pub losses_beyond_repair: Counter,
     /// At a mirror: bulk datagrams received.
     pub datagrams_received: Counter,
     /// At a mirror: bytes of those.
@@ -330,6 +338,17 @@ impl Instruments {
                 Some("ratio"),
             )),
             link_burst: new.gauge(named("link_burst_datagrams", "Upper bound of the mean loss burst", None)),
+            risk_factor: new.gauge(named("risk_factor", "What the model's risks are multiplied by", None)),
+            losses_promised: new.gauge(named(
+                "losses_promised",
+                "Appends that were expected to be lost beyond repair, at most",
+                None,
+            )),
+            losses_beyond_repair: new.counter(named(
+                "losses_beyond_repair",
+                "Appends that the mirror could not rebuild from what covered them",
+                None,
+            )),
             datagrams: new.counters(
                 named("link_datagrams_sent", "Datagrams sent by kind", None),
                 "kind",
@@ -408,7 +427,7 @@ const SECONDS: Option<&str> = Some("seconds");
 const BYTES: Option<&str> = Some("bytes");
 
 /// In the order of [`AppendOutcome`].
-const OUTCOMES: [&str; 5] = ["acknowledged", "degraded", "duplicate", "refused", "failed"];
+const OUTCOMES: [&str; 6] = ["acknowledged", "degraded", "duplicate", "refused", "failed", "given_up"];
 /// In the order of [`Refusing`].
 const REFUSING: [&str; 3] = ["fenced", "damaged", "unwritable"];
 /// Datagrams in a row that were lost, by class.

@@ -1,5 +1,6 @@
 //! The storage actor: a shell around the primary's and the mirror's cores.
 
+mod given_up;
 mod promotion;
 
 use std::collections::HashMap;
@@ -186,11 +187,15 @@ impl StorageActor {
     }
 
     /// Hands an input to the primary's core and carries out what follows. Returns the record that it has written, if
-    /// it has; no input writes two.
+    /// it has: of those that a client asks for, no input writes two.
     fn step(&mut self, input: Input, ctx: &mut Context<Self>) -> Option<RecordKey> {
         let Core::Primary(primary) = &mut self.core else { return None };
         let mut effects = Vec::new();
         primary.step(self.config.clock.now(), input, &mut effects);
+        let (record, metrics) = (primary.track_record().all(), &self.config.metrics);
+        metrics.risk_factor.set(primary.risk_factor());
+        metrics.losses_promised.set(record.promised);
+        metrics.losses_beyond_repair.follow(record.failed);
         let mut written = None;
         for effect in effects {
             if let Effect::Write { record, .. } = &effect {
@@ -308,9 +313,9 @@ impl StorageActor {
                 let store = self.config.store.clone();
                 let address = ctx.address();
                 tokio::task::spawn_blocking(move || {
-                    let records = store.read_from(log, from, bytes_max).map_err(|error| error.to_string());
+                    let read = store.read_backlog(log, from, bytes_max);
                     // A lifecycle message: one per read, and reads are one at a time per log.
-                    address.do_send(BacklogRead { log, session, records });
+                    address.do_send(BacklogRead { log, session, read });
                 });
             }
             Effect::Reply { token, reply } => self.reply(token, reply),
@@ -401,13 +406,19 @@ impl StorageActor {
         }
     }
 
-    fn reply(&mut self, token: Token, reply: Result<Reply, Error>) {
-        let Some(waiting) = self.waiting.remove(&token) else { return };
+    /// Who waits under the token, and waits no more.
+    fn take_waiting(&mut self, token: Token) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&token)?;
         if let Waiting::Append { asked, .. } = &waiting
             && asked.waits_for_mirror()
         {
             self.waiting_for_mirror -= 1;
         }
+        Some(waiting)
+    }
+
+    fn reply(&mut self, token: Token, reply: Result<Reply, Error>) {
+        let Some(waiting) = self.take_waiting(token) else { return };
         match (waiting, reply) {
             (Waiting::Create { answer, name, request }, Ok(Reply::Created(log))) => {
                 (self.config.learned)(log, name, request);
@@ -518,6 +529,7 @@ impl Actor for StorageActor {
     fn started(&mut self, ctx: &mut Context<Self>) {
         // A tripwire only: credits bound what is under way.
         ctx.set_mailbox_capacity(65_536);
+        Self::watch_for_given_up(ctx);
     }
 }
 
@@ -657,7 +669,8 @@ impl Handler<FromLink> for StorageActor {
                 LinkEvent::Up { peer, marks, structure, code } => {
                     tracing::info!(%peer, %code, logs = marks.len(), "link is up");
                     self.confirmed(&marks);
-                    Input::LinkUp { marks, structure, code }
+                    let time = self.config.clock.wall();
+                    Input::LinkUp { time, marks, structure, code }
                 }
                 LinkEvent::Down { reason } => {
                     tracing::warn!(%reason, "link is down");
@@ -722,7 +735,7 @@ impl Handler<BacklogRead> for StorageActor {
     type Result = ();
 
     fn handle(&mut self, read: BacklogRead, ctx: &mut Context<Self>) {
-        let BacklogRead { log, session, records } = read;
-        self.step(Input::Backlog { log, session, records }, ctx);
+        let BacklogRead { log, session, read } = read;
+        self.step(Input::Backlog { log, session, read }, ctx);
     }
 }

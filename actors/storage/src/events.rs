@@ -1,9 +1,23 @@
 //! What the cores tell an operator: one log line each.
 
 use parhelion_mirror::{Event, ReplicaEvent};
+use parhelion_risk::Verdict;
 
 pub(crate) fn log_event(event: &Event) {
     match event {
+        Event::Judged(Verdict { factor: 1.0, .. }) => {
+            tracing::info!(
+                "what was lost beyond repair is within what was promised again; risks are not multiplied any more"
+            );
+        }
+        Event::Judged(Verdict { factor, horizon, tally }) => {
+            let (failed, promised) = (tally.failed, tally.promised);
+            tracing::warn!(
+                "promises of risk are multiplied by {factor:.1}: {failed} appends were lost on the line beyond repair, {} bad spells, \
+                 where {promised:.2e} were promised in {horizon}; the level network waits for the mirror unless more is allowed",
+                tally.episodes
+            );
+        }
         Event::Overdue { key, asked } => {
             let (log, number) = (key.log, key.number);
             tracing::warn!(%log, number, %asked, "append is overdue; its log's policy is to block");
@@ -28,7 +42,10 @@ pub(crate) fn log_event(event: &Event) {
         Event::Unknown { log } => {
             tracing::warn!(%log, "the mirror has a log that this site has not; its number is not used again");
         }
-        Event::BacklogFailed { log, reason } => {
+        Event::BacklogFailed { log, reason, pause: Some(pause) } => {
+            tracing::warn!(%log, %reason, ?pause, "the log cannot be read to feed the mirror; trying again after a pause");
+        }
+        Event::BacklogFailed { log, reason, pause: None } => {
             tracing::error!(%log, %reason, "the log cannot be read to feed the mirror; trying in the next session");
         }
     }

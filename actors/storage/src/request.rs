@@ -3,8 +3,7 @@
 use actix::Message;
 use parhelion_actor_runtime::Credit;
 use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorCommand, MirrorEvent};
-use parhelion_log::Record;
-use parhelion_mirror::{Acked, LogStatus, Promotion, ReplicaLog};
+use parhelion_mirror::{Acked, Backlog, LogStatus, Promotion, ReplicaLog};
 use parhelion_plugin::Channel;
 use parhelion_types::{AppendRequest, Degrade, Error, LogAddress, LogId, RequestId};
 use tokio::sync::{mpsc, oneshot};
@@ -37,9 +36,10 @@ pub enum Request {
         append: AppendRequest,
         /// What the append takes of the front ends' budget: its bytes and
         /// [`WAITING_APPEND_BYTES`](parhelion_types::limits::WAITING_APPEND_BYTES). The bytes are given back when the
-        /// append is durable here, the rest with the answer.
+        /// append is durable here, the rest with the answer, or when nobody waits for that.
         credit: Credit,
-        /// Told when the append is as safe as asked.
+        /// Told when the append is as safe as asked. Closed by whoever waits no more: then what the waiting keeps is given
+        /// back, and the append goes on.
         answer: Answer<Box<Acked>>,
     },
     /// Frees an append.
@@ -148,11 +148,11 @@ pub enum Relink {
 #[rtype(result = "()")]
 pub struct SetChannel(pub Channel);
 
-/// Records that were read to feed the mirror.
+/// What came of a read to feed the mirror.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct BacklogRead {
     pub log: LogId,
     pub session: u64,
-    pub records: Result<Vec<Record>, String>,
+    pub read: Backlog,
 }

@@ -71,6 +71,16 @@ impl AppendTraces {
         trace.acknowledged(wall(acked.acknowledged), acked.reached, acked.degraded, acked.prefix);
     }
 
+    /// Ends the trace of an append whose client waits no more.
+    pub fn given_up(&mut self, token: Token) {
+        if let Some(mut trace) = self.open.remove(&token) {
+            trace.failed(
+                SystemTime::now(),
+                "its client gave up; the append goes on to the disk and to the mirror",
+            );
+        }
+    }
+
     /// Ends the trace of an append that failed.
     pub fn failed(&mut self, token: Token, error: &Error) {
         if let Some(mut trace) = self.open.remove(&token) {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -202,7 +202,14 @@ fn more_logs_than_open_files() {
 
 /// Copies a store as a crash would leave it: nothing is older than what was written after it.
 fn copy_store(from: &Path, to: &Path, log: LogId) {
-    copy_flat(&from.join("catalogue"), &to.join("catalogue"));
+    // A manifest must not name a table that came after the copy had begun.
+    loop {
+        let before = tables(&from.join("catalogue"));
+        copy_flat(&from.join("catalogue"), &to.join("catalogue"));
+        if tables(&from.join("catalogue")) == before {
+            break;
+        }
+    }
     let logs = |home: &Path| segment(home, log, SegmentId(0)).parent().unwrap().to_owned();
     let _ = fs::remove_dir_all(logs(to));
     fs::create_dir_all(logs(to)).unwrap();
@@ -211,6 +218,15 @@ fn copy_store(from: &Path, to: &Path, log: LogId) {
     for file in files.iter().rev() {
         fs::copy(file, logs(to).join(file.file_name().unwrap())).unwrap();
     }
+}
+
+/// RocksDB's tables and manifests, with their lengths.
+fn tables(catalogue: &Path) -> BTreeMap<String, u64> {
+    let entries = fs::read_dir(catalogue).unwrap().map(Result::unwrap);
+    let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry));
+    let tables = named.filter(|(name, _)| name.ends_with(".sst") || name.starts_with("MANIFEST"));
+    // One that goes away meanwhile is missed the next time.
+    tables.filter_map(|(name, entry)| Some((name, entry.metadata().ok()?.len()))).collect()
 }
 
 struct Stop<'a>(&'a AtomicBool);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use parhelion_log::{Record, SEGMENT_HEADER_BYTES, Tail};
+use parhelion_mirror::Backlog;
 use parhelion_storage::store::{Store, StoreConfig, StoreError, StoreEvent};
 use parhelion_types::{LogAddress, LogId, SegmentId};
 
@@ -122,6 +123,60 @@ fn a_record_keeps_no_more_memory_than_it_is_counted_for() {
 }
 
 #[test]
+fn a_record_that_is_larger_than_the_backlog_has_room_for_is_not_read() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = open_with(StoreConfig { segment_bytes: 17 << 20, ..config(home.path()) }).unwrap();
+    let mut log = Log::sized(0, 17 << 20);
+    opened.append(&mut log, 1);
+    // The second of the large ones is the first of its segment.
+    for bytes in [1000, 1 << 20, 1000, 16 << 20, 1000] {
+        let request = log.bytes(bytes);
+        opened.store.append(request).unwrap();
+    }
+    opened.until(&log);
+    let address = |number: usize| match number {
+        0 => Tail::first_address(),
+        n => log.records[n - 1].header.next_address(),
+    };
+    assert_eq!(log.records[4].header.address.segment.0, 1);
+    for (from, bytes_max, until) in [(0, 1 << 20, 2), (3, 1 << 20, 4), (5, 1 << 20, 6), (0, 64 << 20, 6)] {
+        match opened.store.read_backlog(log.id, address(from), bytes_max) {
+            Backlog::Records(records) => assert_eq!(records, log.records[from..until], "from {from}"),
+            other => panic!("from {from}: {other:?}"),
+        }
+    }
+    for large in [2, 4] {
+        let bytes = log.records[large].bytes().len();
+        for short in [16 << 10, 1 << 20, bytes - 1] {
+            match opened.store.read_backlog(log.id, address(large), short) {
+                Backlog::Larger(told) => assert_eq!(told, bytes),
+                other => panic!("{short} bytes of record {large}: {other:?}"),
+            }
+        }
+        match opened.store.read_backlog(log.id, address(large), bytes) {
+            Backlog::Records(records) => assert_eq!(records, log.records[large..=large]),
+            other => panic!("record {large}: {other:?}"),
+        }
+        // Other readers get it whatever they ask for.
+        assert_eq!(opened.store.read_from(log.id, address(large), 1000).unwrap(), log.records[large..=large]);
+    }
+    // One of which the end is missing has no size that helps.
+    let file = segment(home.path(), log.id, SegmentId(1));
+    let length = log.records[4].header.address.offset + (1 << 20);
+    fs::File::options().write(true).open(&file).unwrap().set_len(u64::from(length)).unwrap();
+    for bytes_max in [16 << 10, 17 << 20] {
+        let mut asked = bytes_max;
+        loop {
+            match opened.store.read_backlog(log.id, address(4), asked) {
+                Backlog::Larger(bytes) if bytes > asked => asked = bytes,
+                Backlog::Damaged(reason) => break assert!(reason.contains("damaged"), "{reason}"),
+                other => panic!("{asked} bytes: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_read_that_failed_may_be_tried_again() {
     let home = tempfile::tempdir().unwrap();
     let opened = open(home.path()).unwrap();
@@ -136,6 +191,8 @@ fn a_read_that_failed_may_be_tried_again() {
     for _ in 0..2 {
         let error = opened.store.read_from(log.id, Tail::first_address(), 1 << 20).unwrap_err();
         assert!(matches!(error, StoreError::File { .. }) && error.is_transient(), "{error}");
+        let read = opened.store.read_backlog(log.id, Tail::first_address(), 1 << 20);
+        assert!(matches!(&read, Backlog::Unavailable(reason) if *reason == error.to_string()), "{read:?}");
     }
     fs::remove_dir(&segment).unwrap();
     let missing = opened.store.read_from(log.id, Tail::first_address(), 1 << 20).unwrap_err();

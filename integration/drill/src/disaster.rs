@@ -13,6 +13,7 @@ use crate::check::CheckArguments;
 use crate::classify::{Departure, Findings, Losses, Offered};
 use crate::cluster::{CHECK_SUBCOMMAND, Cluster, QUEUE, WRITERS_SUBCOMMAND};
 use crate::error::DrillError;
+use crate::interrupt;
 use crate::mode::Mode;
 use crate::options::{DrillOptions, Form};
 use crate::progress::Progress;
@@ -66,13 +67,13 @@ impl Disaster<'_> {
         let killed = monotonic_now();
         let counters = cluster.emulator.counters()?;
         progress.step("after the disaster");
-        std::thread::sleep(LATE_ACKS);
+        interrupt::sleep(LATE_ACKS)?;
         writers.tell_to_stop();
         let summary: WriterSummary = writers.answer(STOP_LIMIT)?;
         writers.finish(STOP_LIMIT)?;
 
         // What was on the fibre arrives, and the mirror gives up waiting for the rest.
-        std::thread::sleep(self.options.link.one_way + SETTLE);
+        interrupt::sleep(self.options.link.one_way + SETTLE)?;
         cluster.mirror.check_alive()?;
         let findings_path = self.directory.join("findings.json");
         let arguments = CheckArguments {
@@ -147,7 +148,7 @@ impl Disaster<'_> {
         }
     }
 
-    /// Sleeps until `until`, showing progress, and notices processes that end before their time.
+    /// Sleeps until `until`, showing progress, and notices signals and processes that end before their time.
     fn wait_until(
         &self,
         until: Time,
@@ -158,14 +159,15 @@ impl Disaster<'_> {
     ) -> Result<(), DrillError> {
         let mut checked = Instant::now();
         loop {
+            interrupt::check()?;
             let now = monotonic_now();
             let left = until.since(now);
             if left.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(TICK));
+            std::thread::sleep(left.min(interrupt::TICK));
             progress.elapsed(now.since(Time::from_nanos(started_nanos)), self.options.duration);
-            if checked.elapsed() > TICK * 5 {
+            if checked.elapsed() > interrupt::TICK * 5 {
                 checked = Instant::now();
                 cluster.primary.check_alive()?;
                 cluster.mirror.check_alive()?;
@@ -273,7 +275,6 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Promotion and reading the list of appends.
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
-const TICK: Duration = Duration::from_millis(100);
 /// The order to cut reaches the emulator this long before the time it is for.
 const CUT_LEAD: Duration = Duration::from_millis(20);
 /// Acknowledgements that come after the cut are waited for this long, to be reported apart.

@@ -73,6 +73,14 @@ pub enum DrillError {
     /// The emulated link failed.
     #[error(transparent)]
     Wan(#[from] WanError),
+    /// Signals cannot be listened for.
+    #[error(
+        "listening for signals failed: {0}; the machine is short of threads or open files, run the drill again later"
+    )]
+    Signals(#[source] io::Error),
+    /// A signal stopped the drill before its end.
+    #[error("the drill was stopped by a signal before its last disaster, and has no result; run it again")]
+    Stopped,
     /// The report could not be drawn.
     #[error("drawing the report failed: {0}; run again without --report, the figures are unaffected")]
     Report(String),

@@ -24,6 +24,7 @@ mod disaster;
 mod error;
 mod html;
 mod input;
+mod interrupt;
 mod mode;
 mod options;
 mod plot;
@@ -72,32 +73,61 @@ pub fn prepare() {
 ///
 /// Progress goes to standard error. The report, if one is asked for, is written at the end.
 ///
+/// From here on SIGINT and SIGTERM are this crate's: the first one ends the drill with [`DrillError::Stopped`], when its
+/// processes are gone and what they wrote is removed; the second one ends the process at once.
+///
 /// # Errors
-/// The options are wrong, a process did not do its part, or a file could not be written. Lost data is not
+/// The options are wrong, a process did not do its part, a file could not be written, or a signal came. Lost data is not
 /// an error but a result.
 pub fn run(options: DrillOptions) -> Result<DrillReport, DrillError> {
     options.validate()?;
     // The writers read it again, each disaster anew; here it is only known early whether there is anything to read.
     Input::load(options.input.as_deref(), options.append_bytes as usize, options.seed)?;
     let (form, fallback) = cluster::choose_form(options.form)?;
+    interrupt::listen()?;
     let workspace = Workspace::create(&options)?;
+    let runs = match disasters(&options, form, fallback.as_deref(), &workspace) {
+        Ok(runs) => runs,
+        // Whatever failed, it is the signal that was meant.
+        Err(_) if interrupt::is_stopped() => {
+            workspace.close();
+            return Err(DrillError::Stopped);
+        }
+        Err(error) => {
+            // No disaster happened, so there is nothing to keep.
+            if matches!(error, DrillError::Settings { .. }) {
+                workspace.close();
+            }
+            return Err(error);
+        }
+    };
+    workspace.close();
+    let report = DrillReport::new(options, form, runs);
+    if let Some(directory) = &report.parameters.report {
+        write_report(&report, directory)?;
+    }
+    Ok(report)
+}
+
+/// All disasters, one after the other. None of their processes is left when it returns.
+fn disasters(
+    options: &DrillOptions,
+    form: Form,
+    fallback: Option<&str>,
+    workspace: &Workspace,
+) -> Result<Vec<RunResult>, DrillError> {
     let tls = workspace.path.join("tls");
     cluster::make_certificates(&tls, &workspace.path)?;
-    if let Err(error) = cluster::check_settings(&options, &tls, &workspace.path) {
-        // No disaster happened, so there is nothing to keep.
-        workspace.close();
-        return Err(error);
-    }
+    cluster::check_settings(options, &tls, &workspace.path)?;
     let mut runs = Vec::new();
     for repetition in 0..options.repeat {
         for &mode in &options.modes {
             let directory = workspace.path.join(format!("{mode}-{repetition}"));
             fs::create_dir(&directory).map_err(DrillError::file("creating", &directory))?;
             let progress = Progress::new(format!("{mode} {}/{}", repetition + 1, options.repeat));
-            let disaster =
-                Disaster { options: &options, form, mode, repetition, tls: &tls, directory: &directory };
+            let disaster = Disaster { options, form, mode, repetition, tls: &tls, directory: &directory };
             let mut result = disaster.run(&progress)?;
-            if let Some(reason) = &fallback {
+            if let Some(reason) = fallback {
                 result.notes.push(format!("relay form, because {reason}"));
             }
             progress.finish(&format!("{} acknowledged, {} lost", result.acked_appends, result.lost.total));
@@ -107,12 +137,7 @@ pub fn run(options: DrillOptions) -> Result<DrillReport, DrillError> {
             }
         }
     }
-    workspace.close();
-    let report = DrillReport::new(options, form, runs);
-    if let Some(directory) = &report.parameters.report {
-        write_report(&report, directory)?;
-    }
-    Ok(report)
+    Ok(runs)
 }
 
 /// Where the processes of a drill keep their data. Kept when the drill fails, because the logs in it tell why.

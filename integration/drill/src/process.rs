@@ -12,6 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::de::DeserializeOwned;
 
 use crate::error::DrillError;
+use crate::interrupt;
 
 /// A child process. Dropping it kills it.
 #[derive(Debug)]
@@ -63,12 +64,15 @@ impl Process {
     /// The next line of standard output that is a JSON object, as `T`.
     ///
     /// # Errors
-    /// There is none within `limit`, the process ended before, or the object is no `T`.
+    /// There is none within `limit`, the process ended before, the object is no `T`, or the drill was told to stop.
     pub fn answer<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, DrillError> {
         let deadline = Instant::now() + limit;
         loop {
-            let line = match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            interrupt::check()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = match self.lines.recv_timeout(left.min(interrupt::TICK)) {
                 Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) if left > interrupt::TICK => continue,
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(self.failure(format!("said nothing for {limit:?}")));
                 }
@@ -97,10 +101,11 @@ impl Process {
     /// Waits for the process to end by itself.
     ///
     /// # Errors
-    /// It failed, or does not end within `limit`.
+    /// It failed, does not end within `limit`, or the drill was told to stop.
     pub fn finish(mut self, limit: Duration) -> Result<ExitStatus, DrillError> {
         let deadline = Instant::now() + limit;
         loop {
+            interrupt::check()?;
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(status),
                 Ok(Some(status)) => {

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parhelion_client::{Client, LogState};
+use parhelion_wan::{Emulator, LinkConfig};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::node::read_log;
-use crate::pair::client;
+use crate::pair::{client, relay};
 use crate::{At, NodeSpec, Ports, Site, Tool, poll};
 
 /// How the roles of a site are spread over its processes.
@@ -31,6 +32,7 @@ pub struct Cluster {
     pub mirror: Vec<Site>,
     /// The directory of certificates.
     pub pki: PathBuf,
+    _line: Option<Emulator>,
     _directory: TempDir,
 }
 
@@ -76,12 +78,50 @@ impl Cluster {
     /// # Panics
     /// A node does not start.
     pub async fn start(shape: Shape) -> Self {
-        let mut cluster = Self::down(shape);
-        for node in cluster.mirror.iter_mut().chain(&mut cluster.primary) {
+        Self::down(shape).up().await
+    }
+
+    /// Sets a setting of all nodes, which are down.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        for node in self.primary.iter_mut().chain(&mut self.mirror) {
+            node.spec = node.spec.clone().with(key, value.to_string());
+        }
+        self
+    }
+
+    /// Puts an emulated link between the sites, whose nodes are down. Without it they are so close that the mirror often
+    /// confirms an append before its repairs are known to have left the site.
+    ///
+    /// # Panics
+    /// The emulator does not start.
+    #[must_use]
+    pub fn apart(mut self, one_way: Duration) -> Self {
+        let there = |lane| {
+            let listens = self.mirror[0].spec.setting(&format!("link.listen_{lane}"));
+            listens.and_then(|address| address.parse().ok()).expect("a mirror's nodes have all lanes")
+        };
+        let mirror = [there("bulk"), there("critical"), there("tcp")];
+        let line = relay(LinkConfig { delay: one_way, ..LinkConfig::default() }, mirror);
+        for (lane, address) in ["bulk", "critical", "tcp"].into_iter().zip(line.addresses().to_vec()) {
+            for node in &mut self.primary {
+                node.spec = node.spec.clone().with(&format!("link.peer_{lane}"), address);
+            }
+        }
+        self._line = Some(line);
+        self
+    }
+
+    /// Starts all nodes of both sites, which are down, and waits until they are linked.
+    ///
+    /// # Panics
+    /// A node does not start.
+    pub async fn up(mut self) -> Self {
+        for node in self.mirror.iter_mut().chain(&mut self.primary) {
             node.start();
         }
-        cluster.linked().await;
-        cluster
+        self.linked().await;
+        self
     }
 
     /// Makes certificates and settings, and starts nothing.
@@ -149,7 +189,7 @@ impl Cluster {
                 ("link.listen_tcp", mirror_end.tcp.to_string()),
             ],
         );
-        Self { primary, mirror, pki, _directory: directory }
+        Self { primary, mirror, pki, _line: None, _directory: directory }
     }
 
     /// The nodes of one of the sites.

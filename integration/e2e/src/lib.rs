@@ -1,4 +1,5 @@
-//! What end-to-end tests need: the real binary as nodes and as a tool, two sites, and a trace collector.
+//! What end-to-end tests need: the real binary as nodes and as a tool, two sites, and a collector of
+//! traces and metrics.
 //!
 //! Nothing of the product is built into the tests but its client library. [`Pair`] is a primary and a mirror,
 //! each a process of its own with its data in a temporary directory; [`Cluster`] is two sites of several processes;
@@ -32,7 +33,7 @@ mod wait;
 
 pub use binary::binary;
 pub use cluster::{Cluster, Shape};
-pub use collector::{Collector, SeenSpan};
+pub use collector::{Collector, Seen, SeenMetric, SeenSpan};
 pub use node::{LinkAddresses, Node, NodeSpec, Ready};
 pub use pair::{At, Pair, PairOptions, Site, client};
 pub use payload::{payload, request_id, seed};

@@ -199,6 +199,11 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
+    /// Asks it to stop, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Takes the processor from it: it looks as if its site were cut off.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -238,7 +243,11 @@ impl Node {
         assert_eq!(self.wait(Duration::from_secs(20)), Some(0), "{}", self.log_text());
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// Its end has been waited for.
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process.0), signal).expect("it is ours and not waited for");
     }
 }

@@ -126,7 +126,7 @@ impl Pair {
         let pki = directory.path().join("pki");
         let _ = Tool::new(["pki", "init"].map(Path::new).into_iter().chain([pki.as_path()])).run().done();
         let (here, there) = (Ports::reserve(), Ports::reserve());
-        let line = options.line.map(|line| relay(line, &there));
+        let line = options.line.map(|line| relay(line, [there.bulk, there.critical, there.tcp]));
         let peers = match line.as_ref().map(Emulator::addresses) {
             Some(&[bulk, critical, tcp]) => [bulk, critical, tcp],
             _ => [there.bulk, there.critical, there.tcp],
@@ -303,8 +303,9 @@ impl Site {
     }
 }
 
-/// A line in user space, which needs no privilege.
-fn relay(line: LinkConfig, mirror: &Ports) -> Emulator {
+/// A line in user space, which needs no privilege, to a mirror that listens there for bulk, critical and TCP. Its
+/// addresses are in the same order.
+pub(crate) fn relay(line: LinkConfig, mirror: [SocketAddr; 3]) -> Emulator {
     let flow = |transport, target, class| RelayFlow {
         transport,
         from: Side::A,
@@ -313,9 +314,9 @@ fn relay(line: LinkConfig, mirror: &Ports) -> Emulator {
         class,
     };
     let flows = [
-        flow(Transport::Udp, mirror.bulk, Class::Bulk),
-        flow(Transport::Udp, mirror.critical, Class::Expedited),
-        flow(Transport::Tcp, mirror.tcp, Class::Bulk),
+        flow(Transport::Udp, mirror[0], Class::Bulk),
+        flow(Transport::Udp, mirror[1], Class::Expedited),
+        flow(Transport::Tcp, mirror[2], Class::Bulk),
     ];
     let mut command = Command::new(binary());
     command.arg("wan-emulator");

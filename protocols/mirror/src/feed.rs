@@ -21,9 +21,20 @@ pub(crate) enum Feed {
         number: u64,
         /// Its address.
         address: LogAddress,
-        /// Whether a read of the log is under way.
-        reading: bool,
+        /// Whether the log is being read.
+        reading: Reading,
     },
+}
+
+/// Whether a log that feeds the mirror is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// No: there was no room so far, or it is not durable yet.
+    Idle,
+    /// The store was asked.
+    UnderWay(Class),
+    /// It could not be read, and is read again when a pause is over.
+    Paused,
 }
 
 /// Whether somebody waits until a record has left this site or is at the other one.
@@ -105,7 +116,9 @@ impl LinkBuffer {
         self.held.total()
     }
 
-    /// What is always left to a class by the other one, but for what one record has too much.
+    /// What is always left to a class by the other one, but for what one record has too much. A record that is larger than
+    /// this goes when there is so much room, because there may never be more. Then there is none until the mirror has
+    /// confirmed it, so that only one record at a time is beyond the bound.
     pub fn share_min(&self) -> usize {
         self.bytes_max / 4
     }

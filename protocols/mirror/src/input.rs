@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parhelion_log::{ActiveMap, KnownRequest, Record, Tail};
 use parhelion_plugin::{Channel, Exposure, Structure};
+use parhelion_risk::Verdict;
 use parhelion_types::{
     AppendRequest, Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, SourceTime,
     Time,
@@ -51,12 +52,6 @@ pub struct Append {
 /// What may happen to a primary.
 #[derive(Debug)]
 pub enum Input {
-    /// This site was promoted: its epoch is written into each log, so that a mirror of it knows the epoch whether
-    /// anything is appended or not.
-    Promoted {
-        /// By the wall clock.
-        time: SourceTime,
-    },
     /// A client creates a log under a number that the metadata server chose.
     Create {
         /// Whom to answer.
@@ -101,6 +96,8 @@ pub enum Input {
     },
     /// A session with the mirror began.
     LinkUp {
+        /// The wall clock, for records of the site's epoch.
+        time: SourceTime,
         /// Where each log ends there.
         marks: Vec<LogMarkV1>,
         /// The code in force.
@@ -131,11 +128,27 @@ pub enum Input {
         log: LogId,
         /// As in the effect: answers to questions of an earlier session are ignored.
         session: u64,
-        /// Records in log order, or why there are none.
-        records: Result<Vec<Record>, String>,
+        /// What came of it.
+        read: Backlog,
     },
+    /// Nobody waits for the answers to these appends any more, and none is given. The appends themselves go on to the disk
+    /// and to the mirror.
+    GivenUp(Vec<Token>),
     /// [`Primary::poll_timeout`] has come.
     Timeout,
+}
+
+/// What came of a read of a log to feed the mirror.
+#[derive(Debug)]
+pub enum Backlog {
+    /// Records in log order, of no more bytes than were asked for.
+    Records(Vec<Record>),
+    /// The first record alone has more bytes than were asked for: so many. None was read.
+    Larger(usize),
+    /// The log cannot be read now, and the same read may succeed later: why. It is tried again after a pause.
+    Unavailable(String),
+    /// What is stored is damaged: why. The log is read again in the next session.
+    Damaged(String),
 }
 
 /// Coverage of one record.
@@ -191,12 +204,13 @@ pub enum Effect {
         log: LogId,
         /// Where to start.
         from: LogAddress,
-        /// Most bytes.
+        /// Most bytes of records, which have room in the link's buffer from now on. A first record that alone has more is
+        /// not to be read: [`Backlog::Larger`].
         bytes_max: usize,
         /// To be given back.
         session: u64,
     },
-    /// Answer a client.
+    /// Answer a client. Comes once for each token, unless its client gave up first.
     Reply {
         /// Whom.
         token: Token,
@@ -221,6 +235,9 @@ pub enum Reply {
 /// What an operator should know. One log line each, logged by the shell.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// More appends were lost beyond repair than the model promised, and risks are multiplied by a factor from now on; or
+    /// the record speaks for the model again, and the factor is 1.
+    Judged(Verdict),
     /// A deadline passed and the policy is to wait on.
     Overdue {
         /// The record.
@@ -282,6 +299,8 @@ pub enum Event {
         log: LogId,
         /// Why.
         reason: String,
+        /// After which pause it is tried again; in the next session if none is given.
+        pause: Option<Duration>,
     },
 }
 
@@ -338,7 +357,7 @@ pub struct LogStatus {
     pub waiting: usize,
     /// Appends freed.
     pub freed: u64,
-    /// `off`, `live`, `catching up`, or `refused` by the mirror.
+    /// `off`, `live`, `catching up`, `unreadable` while reads fail and are tried again, or `refused` by the mirror.
     pub feed: &'static str,
     /// Why it takes no records, if it does not.
     pub refusal: Option<Error>,

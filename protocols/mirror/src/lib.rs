@@ -30,7 +30,9 @@ mod replica;
 mod requests;
 
 pub use directory::{Directory, DirectoryError};
-pub use input::{Append, Covered, Effect, Event, Input, LogStatus, PrimaryConfig, PrimaryLog, Reply, Token};
+pub use input::{
+    Append, Backlog, Covered, Effect, Event, Input, LogStatus, PrimaryConfig, PrimaryLog, Reply, Token,
+};
 pub use path::{Stage, StageKind};
 pub use pending::Acked;
 pub use primary::Primary;

@@ -1,6 +1,7 @@
 //! One log at its primary.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use parhelion_log::{ActiveMap, Record, Tail};
 use parhelion_plugin::Structure;
@@ -8,7 +9,7 @@ use parhelion_risk::{CodeGeneration, Ledger, Progress, WireState};
 use parhelion_types::{Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, Risk, Time};
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
 
-use crate::feed::{Class, Feed, InFlight, LinkBuffer};
+use crate::feed::{Class, Feed, InFlight, LinkBuffer, Reading};
 use crate::input::{Effect, Event, LogStatus, Reply, Token};
 use crate::path::{Stage, StageKind};
 use crate::pending::{Pending, Seen};
@@ -32,6 +33,10 @@ pub(crate) struct LogState {
     pub feed: Feed,
     /// When it was last read from to feed the mirror, counted over all logs: who waited longest goes first.
     pub fed: u64,
+    /// Bytes that the next read must be allowed to return, because its first record has so many; zero if that is not known.
+    pub read_bytes_min: usize,
+    /// The last pause before another attempt to read; zero since a read has succeeded.
+    pub read_pause: Duration,
     pub in_flight: InFlight,
     /// Records that are written and not yet durable: the log cannot be asked for them.
     pub unwritten: VecDeque<(Record, u64)>,
@@ -67,6 +72,8 @@ impl LogState {
             mirrored: LogMark::default(),
             feed: Feed::Off,
             fed: 0,
+            read_bytes_min: 0,
+            read_pause: Duration::ZERO,
             in_flight: InFlight::default(),
             unwritten: VecDeque::new(),
             waiting_durable: VecDeque::new(),
@@ -143,11 +150,11 @@ impl LogState {
         self.announced = records;
         self.announcing_from = here;
         self.trim_lag_samples();
-        self.feed = if records == here && self.unwritten.is_empty() {
-            Feed::Live
+        if records == here && self.unwritten.is_empty() {
+            self.feed = Feed::Live;
         } else {
-            Feed::CatchUp { number: records, address, reading: false }
-        };
+            self.catch_up(records, address);
+        }
         None
     }
 
@@ -176,11 +183,17 @@ impl LogState {
         self.announcing_from = here;
         if records < here {
             self.mirrored = LogMark { records, address };
-            self.feed = Feed::CatchUp { number: records, address, reading: false };
+            self.catch_up(records, address);
         } else {
             self.mirrored = LogMark { records: here, address: self.tail.next_address() };
             self.feed = Feed::Off;
         }
+    }
+
+    /// Feeds the mirror from the log from a record on.
+    pub fn catch_up(&mut self, number: u64, address: LogAddress) {
+        (self.read_bytes_min, self.read_pause) = (0, Duration::ZERO);
+        self.feed = Feed::CatchUp { number, address, reading: Reading::Idle };
     }
 
     /// Feeds the log no more in this session.
@@ -206,7 +219,7 @@ impl LogState {
 
     pub fn stop_feed(&mut self, id: LogId, reason: String, effects: &mut Vec<Effect>) {
         self.feed = Feed::Off;
-        effects.push(Effect::Event(Event::BacklogFailed { log: id, reason }));
+        effects.push(Effect::Event(Event::BacklogFailed { log: id, reason, pause: None }));
     }
 
     /// Drops the samples of records that the mirror has, but for the last one before the first it lacks.
@@ -328,6 +341,7 @@ impl LogState {
                 Feed::Off => "off",
                 Feed::Refused => "refused",
                 Feed::Live => "live",
+                Feed::CatchUp { .. } if !self.read_pause.is_zero() => "unreadable",
                 Feed::CatchUp { .. } => "catching up",
             },
             refusal: self.refusal.clone(),

@@ -1,12 +1,15 @@
 //! The primary: from an append to its acknowledgement.
 
+mod backlog;
+mod epoch;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parhelion_log::{CreatePayload, FreePayload, KnownRequest, Record, RecordFields, RecordKind, Tail};
+use parhelion_log::{CreatePayload, FreePayload, KnownRequest, RecordFields, RecordKind, Tail};
 use parhelion_plugin::Structure;
-use parhelion_risk::{Ledger, Pricer, Waiting, WireState, decide, reached};
+use parhelion_risk::{Ledger, Pricer, TrackRecord, Waiting, WireState, decide, reached};
 use parhelion_types::{
     AppendRequest, Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId,
     SourceTime, Time,
@@ -20,10 +23,8 @@ use crate::input::{
 use crate::log_state::{LogMark, LogState, announce};
 use crate::path::{Stage, StageKind};
 use crate::pending::{Acked, Pending, Seen};
+use crate::primary::epoch::OlderLogs;
 use crate::refusals::{no_mirror, number_taken, other_bytes, unknown_log};
-
-/// Bytes that one read of the log for catching up returns at most.
-const BACKLOG_READ_BYTES_MAX: usize = 4 << 20;
 
 /// Spacing of the samples from which the lag in seconds is read.
 const LAG_SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -42,6 +43,8 @@ pub struct Primary {
     /// Logs that the mirror has and this site does not, as of the newest session.
     unknown: BTreeSet<LogId>,
     ledger: Ledger,
+    /// What the operator was told that risks are multiplied by.
+    told_factor: f64,
     pricer: Pricer,
     code: Arc<str>,
     /// Counts link sessions; even while down, odd while up.
@@ -51,6 +54,9 @@ pub struct Primary {
     feeds: u64,
     /// Of the appends that wait, and are not overdue.
     deadlines: BTreeSet<(Time, LogId, Token)>,
+    /// When logs that could not be read to feed the mirror are read again.
+    pauses: BTreeSet<(Time, LogId)>,
+    older: OlderLogs,
 }
 
 impl Primary {
@@ -65,18 +71,27 @@ impl Primary {
             logs: BTreeMap::new(),
             unknown: BTreeSet::new(),
             ledger: Ledger::new(),
+            told_factor: 1.0,
             pricer,
             code: "none".into(),
             session: 0,
             feeds: 0,
             deadlines: BTreeSet::new(),
+            pauses: BTreeSet::new(),
+            older: OlderLogs::default(),
         };
         for recovered in logs {
-            let log =
-                LogState::new(recovered.name, recovered.degrade, recovered.tail, primary.config.requests_max);
+            let epoch = primary.config.epoch;
+            if recovered.tail.epoch() < epoch {
+                primary.older.due.insert(recovered.log);
+            }
+            let [mut tail, mut common] = [recovered.tail, recovered.common];
+            // Its mirror is cut back under this site's epoch too: it heeds no older one.
+            tail.promote(epoch);
+            common.promote(epoch);
+            let log = LogState::new(recovered.name, recovered.degrade, tail, primary.config.requests_max);
             let log = primary.logs.entry(recovered.log).or_insert(log);
-            log.tail.promote(primary.config.epoch);
-            log.recovered = Some(recovered.common);
+            log.recovered = Some(common);
             log.active = recovered.active;
             log.is_damaged = recovered.refusal.is_some();
             log.refusal = recovered.refusal;
@@ -121,30 +136,47 @@ impl Primary {
         &self.code
     }
 
+    /// What was promised of appends over the link, and what became of them.
+    #[must_use]
+    pub fn track_record(&self) -> &TrackRecord {
+        self.ledger.record()
+    }
+
+    /// What risks are multiplied by because that record refutes the model; else 1.
+    #[must_use]
+    pub fn risk_factor(&self) -> f64 {
+        self.ledger.factor()
+    }
+
     /// Whether a session with the mirror is up.
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.session % 2 == 1
     }
 
-    /// When the next deadline passes.
+    /// When the next deadline passes, or a log is to be read again.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.deadlines.first().map(|&(at, ..)| at)
+        let deadline = self.deadlines.first().map(|&(at, ..)| at);
+        let pause = self.pauses.first().map(|&(at, _)| at);
+        deadline.into_iter().chain(pause).chain(self.ledger.next_look()).min()
     }
 
     /// Takes one input; appends what must be done, in order.
     pub fn step(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
+        self.ledger.advance(now);
         match input {
-            Input::Promoted { time } => self.begin_epoch(now, time, effects),
             Input::Create { token, log, name, degrade, request, time } => {
                 self.create(now, token, log, name, degrade, (request, time), effects);
             }
             Input::Append(append) => self.append(now, append, effects),
             Input::Free { token, log, freed, time } => self.free(now, token, log, freed, time, effects),
             Input::Durable { log, records } => self.durable(now, log, records, effects),
-            Input::WriteFailed { log, reason } => self.write_failed(log, &reason, effects),
-            Input::LinkUp { marks, structure, code } => self.link_up(now, &marks, structure, &code, effects),
+            Input::WriteFailed { log, reason } => self.write_failed(now, log, &reason, effects),
+            Input::LinkUp { time, marks, structure, code } => {
+                self.older.time = time;
+                self.link_up(now, &marks, structure, &code, effects);
+            }
             Input::LinkDown => self.link_down(now, effects),
             Input::CodeChanged { structure, code } => {
                 self.code = code.into();
@@ -157,8 +189,10 @@ impl Primary {
             Input::Channel(channel) => {
                 self.pricer.set_channel(channel);
                 self.reprice(now, effects);
+                self.judge(now, effects);
             }
-            Input::Backlog { log, session, records } => self.backlog(log, session, records, effects),
+            Input::Backlog { log, session, read } => self.backlog(now, log, session, read, effects),
+            Input::GivenUp(tokens) => self.given_up(tokens),
             Input::Timeout => self.timeout(now, effects),
         }
     }
@@ -203,24 +237,13 @@ impl Primary {
             log.recovered = None;
             // Its creation is sent when it is durable, and not before: were it sent and then lost here in a
             // crash, the number would be given to another log, and the mirror could not tell the two apart.
-            log.feed = Feed::CatchUp { number: 0, address: Tail::first_address(), reading: false };
+            log.catch_up(0, Tail::first_address());
             log.announcing_from = 1;
         }
         self.logs.insert(id, log);
         let fields = RecordFields { kind: RecordKind::Create, request, time, ..RecordFields::default() };
         let number = self.place(now, id, fields, &payload, effects);
         self.answer_when_durable(id, number, token, Reply::Created(id));
-    }
-
-    /// A freeing of nothing is the record of an epoch.
-    fn begin_epoch(&mut self, now: Time, time: SourceTime, effects: &mut Vec<Effect>) {
-        let takes_records = |(&id, log): (&LogId, &LogState)| log.refusal.is_none().then_some(id);
-        let ids: Vec<LogId> = self.logs.iter().filter_map(takes_records).collect();
-        let payload = FreePayload { appends: Vec::new() }.to_bytes();
-        for id in ids {
-            let fields = RecordFields { kind: RecordKind::Free, time, ..RecordFields::default() };
-            self.place(now, id, fields, &payload, effects);
-        }
     }
 
     /// Why this site writes no more: the other one was promoted.
@@ -247,6 +270,7 @@ impl Primary {
             log.fence(self.config.seen, &fenced, &mut self.buffer, effects);
         }
         self.deadlines.clear();
+        self.pauses.clear();
         true
     }
 
@@ -346,6 +370,21 @@ impl Primary {
         }
     }
 
+    /// Forgets who waits no more. What they appended is not awaited any more either, and leaves the room in the link's buffer
+    /// to what is.
+    fn given_up(&mut self, tokens: Vec<Token>) {
+        let tokens: BTreeSet<Token> = tokens.into_iter().collect();
+        for (&id, log) in &mut self.logs {
+            log.pending.retain(|pending| {
+                let is_given_up = tokens.contains(&pending.token);
+                if is_given_up {
+                    self.deadlines.remove(&(pending.deadline, id, pending.token));
+                }
+                !is_given_up
+            });
+        }
+    }
+
     /// Assigns the next address, stores the record and starts it on its way; returns its number.
     fn place(
         &mut self,
@@ -359,6 +398,7 @@ impl Primary {
         let announced = self.is_linked() && fields.kind != RecordKind::Create;
         let log = self.logs.get_mut(&id).expect("the caller has found the log");
         let (record, opens_segment) = log.tail.place(fields, payload, self.config.segment_bytes);
+        self.older.due.remove(&id);
         let number = record.header.number;
         if log.lag_samples.back().is_none_or(|&(_, at)| now >= at + LAG_SAMPLE_INTERVAL)
             && log.lag_samples.len() < LAG_SAMPLES_MAX
@@ -381,7 +421,7 @@ impl Primary {
                     let ledger = (&mut self.ledger, self.pricer.generation());
                     log.send(&record, class, &mut self.buffer, ledger, effects);
                 } else {
-                    log.feed = Feed::CatchUp { number, address: record.header.address, reading: false };
+                    log.catch_up(number, record.header.address);
                     effects.push(Effect::Event(Event::Spilled { log: id }));
                 }
             }
@@ -418,9 +458,10 @@ impl Primary {
         }
         self.settle(now, id, effects);
         self.pump(id, effects);
+        self.epoch_settled(now, id, effects);
     }
 
-    fn write_failed(&mut self, id: LogId, reason: &str, effects: &mut Vec<Effect>) {
+    fn write_failed(&mut self, now: Time, id: LogId, reason: &str, effects: &mut Vec<Effect>) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let error = Error::unavailable(format!(
             "log {id} cannot be written: {reason}; restart the node when the disk is well. What was not \
@@ -438,6 +479,7 @@ impl Primary {
             effects.push(Effect::Reply { token, reply: Err(error.clone()) });
         }
         log.pending = kept;
+        self.epoch_settled(now, id, effects);
     }
 
     fn link_up(
@@ -467,7 +509,7 @@ impl Primary {
             if was_uncertain && log.recovered.is_none() {
                 reconciled.push(id);
             }
-            self.ledger.confirm(id, log.mirrored.records);
+            self.ledger.confirm(&mut self.pricer, id, log.mirrored.records);
         }
         if !reconciled.is_empty() {
             effects.push(Effect::Reconciled(reconciled));
@@ -480,6 +522,7 @@ impl Primary {
             self.settle(now, id, effects);
         }
         self.pump_all(effects);
+        self.write_epoch(now, effects);
     }
 
     fn link_down(&mut self, now: Time, effects: &mut Vec<Effect>) {
@@ -487,8 +530,9 @@ impl Primary {
             return;
         }
         self.session += 1;
-        self.ledger = Ledger::new();
+        self.ledger.end_session();
         self.buffer.clear();
+        self.pauses.clear();
         let ids: Vec<LogId> = self.logs.keys().copied().collect();
         for id in ids {
             if let Some(log) = self.logs.get_mut(&id) {
@@ -516,6 +560,7 @@ impl Primary {
             let Covered { key, exposure, sent, complete } = *change;
             self.ledger.cover(&mut self.pricer, key, WireState { exposure, sent, complete });
         }
+        self.judge(now, effects);
         let mut logs: Vec<LogId> = covered.iter().map(|change| change.key.log).collect();
         logs.sort_unstable();
         logs.dedup();
@@ -532,141 +577,55 @@ impl Primary {
         if self.is_fenced_by(marks, effects) {
             return;
         }
+        let mut changed = Vec::new();
         for mark in marks {
             let id = LogId(mark.log);
             let Some(log) = self.logs.get_mut(&id) else { continue };
             if mark.is_refused() {
                 log.refused_by_mirror(id, &mut self.buffer, effects);
-                self.settle(now, id, effects);
+                changed.push(id);
                 continue;
             }
             if mark.records > log.mirrored.records && mark.records <= log.tail.next_number() {
                 log.mirrored =
                     LogMark { records: mark.records, address: LogAddress::new(mark.segment, mark.offset) };
                 log.in_flight.confirm(&mut self.buffer, mark.records);
-                self.ledger.confirm(id, mark.records);
+                self.ledger.confirm(&mut self.pricer, id, mark.records);
                 log.trim_lag_samples();
-                self.settle(now, id, effects);
+                changed.push(id);
             }
+        }
+        self.judge(now, effects);
+        for id in changed {
+            self.settle(now, id, effects);
         }
         self.pump_all(effects);
     }
 
-    /// Feeds all logs that are behind, first the one that has waited longest: room is scarce, and no log may take all of
-    /// it for ever.
-    fn pump_all(&mut self, effects: &mut Vec<Effect>) {
-        let is_behind = |log: &LogState| matches!(log.feed, Feed::CatchUp { .. });
-        let behind = self.logs.iter().filter(|(_, log)| is_behind(log));
-        let mut behind: Vec<(u64, LogId)> = behind.map(|(&id, log)| (log.fed, id)).collect();
-        behind.sort_unstable();
-        for (_, id) in behind {
-            self.pump(id, effects);
-        }
-    }
-
     fn reprice(&mut self, now: Time, effects: &mut Vec<Effect>) {
         self.ledger.reprice(&mut self.pricer);
+        self.settle_waiting(now, effects);
+    }
+
+    /// Holds what was promised against what became of it, before more is promised.
+    fn judge(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let Some(verdict) = self.ledger.judge(&mut self.pricer) else { return };
+        // Once when it begins, whenever it has become twice as bad as it was, and when it is over.
+        let is_news = self.told_factor == 1.0 || verdict.factor == 1.0;
+        if is_news || verdict.factor >= 2.0 * self.told_factor {
+            self.told_factor = verdict.factor;
+            effects.push(Effect::Event(Event::Judged(verdict)));
+        }
+        self.told_factor = self.told_factor.min(verdict.factor);
+        self.settle_waiting(now, effects);
+    }
+
+    fn settle_waiting(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let ids: Vec<LogId> =
             self.logs.iter().filter(|(_, log)| !log.pending.is_empty()).map(|(&id, _)| id).collect();
         for id in ids {
             self.settle(now, id, effects);
         }
-    }
-
-    /// Feeds a log that is behind: from the store what is durable, from memory what is not yet.
-    fn pump(&mut self, id: LogId, effects: &mut Vec<Effect>) {
-        let session = self.session;
-        let Some(log) = self.logs.get_mut(&id) else { return };
-        let Feed::CatchUp { mut number, mut address, reading: false } = log.feed else { return };
-        if log.durable == 0 {
-            // Nothing of a log is sent before its creation is durable; see `create`.
-            return;
-        }
-        let awaited_below = log.awaited_below();
-        let class = |number| if number < awaited_below { Class::Awaited } else { Class::Other };
-        if number < log.durable {
-            let class = class(number);
-            let room = self.buffer.room(class);
-            // Reading in large pieces only: waiting for room costs less than many small reads.
-            if room >= self.buffer.share_min() {
-                let bytes_max = room.min(BACKLOG_READ_BYTES_MAX);
-                log.in_flight.ask(&mut self.buffer, class, bytes_max);
-                self.feeds += 1;
-                log.fed = self.feeds;
-                effects.push(Effect::ReadBacklog { log: id, from: address, bytes_max, session });
-                log.feed = Feed::CatchUp { number, address, reading: true };
-            }
-            return;
-        }
-        let from = log.unwritten.iter().position(|(_, n)| *n >= number).unwrap_or(log.unwritten.len());
-        let records: Vec<Record> =
-            log.unwritten.iter().skip(from).map(|(record, _)| record.clone()).collect();
-        for record in records {
-            let class = class(record.header.number);
-            if record.bytes().len() > self.buffer.room(class) {
-                log.feed = Feed::CatchUp { number, address, reading: false };
-                return;
-            }
-            effects.push(announce(&record));
-            let ledger = (&mut self.ledger, self.pricer.generation());
-            log.send(&record, class, &mut self.buffer, ledger, effects);
-            number = record.header.number + 1;
-            address = record.header.next_address();
-        }
-        log.feed = Feed::Live;
-        effects.push(Effect::Event(Event::CaughtUp { log: id }));
-    }
-
-    fn backlog(
-        &mut self,
-        id: LogId,
-        session: u64,
-        records: Result<Vec<Record>, String>,
-        effects: &mut Vec<Effect>,
-    ) {
-        if session != self.session {
-            return;
-        }
-        let Some(log) = self.logs.get_mut(&id) else { return };
-        let Feed::CatchUp { mut number, mut address, reading: true } = log.feed else { return };
-        log.in_flight.answered(&mut self.buffer);
-        let awaited_below = log.awaited_below();
-        let is_awaited = number < awaited_below;
-        let records = match records {
-            Ok(records) if !records.is_empty() => records,
-            Ok(_) => {
-                let reason = format!("no record at {address}, where record {number} should be");
-                log.stop_feed(id, reason, effects);
-                return self.pump_all(effects);
-            }
-            Err(reason) => {
-                log.stop_feed(id, reason, effects);
-                return self.pump_all(effects);
-            }
-        };
-        for record in records {
-            if record.header.number != number {
-                let found = record.header.number;
-                let reason = format!("record {found} at {address}, where record {number} should be");
-                log.stop_feed(id, reason, effects);
-                return self.pump_all(effects);
-            }
-            if number >= log.durable {
-                break;
-            }
-            let class = if number < awaited_below { Class::Awaited } else { Class::Other };
-            // Asked for was what is awaited; what follows it has room of its own, or none.
-            if is_awaited && class == Class::Other && record.bytes().len() > self.buffer.room(class) {
-                break;
-            }
-            effects.push(announce(&record));
-            let ledger = (&mut self.ledger, self.pricer.generation());
-            log.send(&record, class, &mut self.buffer, ledger, effects);
-            number += 1;
-            address = record.header.next_address();
-        }
-        log.feed = Feed::CatchUp { number, address, reading: false };
-        self.pump_all(effects);
     }
 
     fn timeout(&mut self, now: Time, effects: &mut Vec<Effect>) {
@@ -677,6 +636,8 @@ impl Primary {
             self.deadlines.pop_first();
             self.deadline_passed(now, id, token, effects);
         }
+        self.end_pauses(now, effects);
+        self.judge(now, effects);
     }
 
     fn deadline_passed(&mut self, now: Time, id: LogId, token: Token, effects: &mut Vec<Effect>) {

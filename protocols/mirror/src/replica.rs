@@ -96,7 +96,7 @@ pub enum ReplicaEffect {
     /// Tell the primary that logs advanced.
     Marks(Vec<LogMarkV1>),
     /// Answer the operator. Without a dry run: make the epoch durable, answer, and become a primary with
-    /// [`Replica::into_logs`].
+    /// [`Replica::take_logs`].
     Promoted {
         /// Whom.
         token: Token,
@@ -275,10 +275,11 @@ impl Replica {
         })
     }
 
-    /// Where each log ends.
+    /// Where each log ends. One that is damaged goes on behind that, and may be whole again tomorrow.
     #[must_use]
     pub fn tails(&self) -> Vec<Tail> {
-        self.logs.values().map(|log| log.tail).collect()
+        let is_whole = |log: &&Log| !matches!(log.refusal, Some(Refusal::Damaged(_)));
+        self.logs.values().filter(is_whole).map(|log| log.tail).collect()
     }
 
     /// Bytes of records that wait behind gaps.
@@ -293,29 +294,27 @@ impl Replica {
         self.logs.get(&log).is_some_and(|log| log.active.is_freed(number))
     }
 
-    /// The logs as a primary of `epoch` takes them over. What waits behind a gap is dropped.
+    /// The logs as a primary takes them over; this has none afterwards. What waits behind a gap is dropped.
     #[must_use]
-    pub fn into_logs(self, epoch: Epoch) -> Vec<PrimaryLog> {
-        let take_over = |(id, mut log): (LogId, Log)| {
-            log.tail.promote(epoch);
-            PrimaryLog {
-                log: id,
-                name: log.name,
-                degrade: log.degrade,
-                common: log.tail,
-                tail: log.tail,
-                active: log.active,
-                requests: log.requests.into(),
-                newest: log.newest,
-                refusal: match log.refusal {
-                    Some(Refusal::Damaged(error) | Refusal::Unwritable(error)) => Some(error),
-                    // What the old primary did afterwards is not part of the log that goes on here.
-                    Some(Refusal::Diverged(_)) | None => None,
-                },
-            }
+    pub fn take_logs(&mut self) -> Vec<PrimaryLog> {
+        let take_over = |(id, log): (LogId, Log)| PrimaryLog {
+            log: id,
+            name: log.name,
+            degrade: log.degrade,
+            common: log.tail,
+            tail: log.tail,
+            active: log.active,
+            requests: log.requests.into(),
+            newest: log.newest,
+            refusal: match log.refusal {
+                Some(Refusal::Damaged(error) | Refusal::Unwritable(error)) => Some(error),
+                // What the old primary did afterwards is not part of the log that goes on here.
+                Some(Refusal::Diverged(_)) | None => None,
+            },
         };
         // A log whose creation never arrived does not exist.
-        self.logs.into_iter().filter(|(_, log)| log.tail.next_number() > 0).map(take_over).collect()
+        let logs = std::mem::take(&mut self.logs).into_iter();
+        logs.filter(|(_, log)| log.tail.next_number() > 0).map(take_over).collect()
     }
 
     /// Takes one input; appends what must be done, in order.
@@ -488,7 +487,8 @@ impl Replica {
         Promotion {
             epoch: highest.max(self.epoch).next(self.site),
             logs: self.logs.values().filter(|log| log.tail.next_number() > 0).count(),
-            missing: self.announced.iter().copied().collect(),
+            // The record of an epoch has no bytes, and says nothing to whom it does not reach.
+            missing: self.announced.iter().filter(|lost| lost.length > 0).copied().collect(),
             unlisted: self.announced.unlisted(),
             behind_gap,
         }

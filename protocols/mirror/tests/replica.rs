@@ -110,8 +110,8 @@ fn promotion_names_exactly_what_cannot_be_shown() {
     assert_eq!(missing, expected);
     assert_eq!(promotion.behind_gap.len(), 1);
     assert_eq!(promotion.epoch, Epoch(4).next(SITE));
-    let logs = replica.into_logs(Epoch(5));
-    assert_eq!((logs[0].tail.next_number(), logs[0].tail.epoch()), (2, Epoch(5)));
+    let logs = replica.take_logs();
+    assert_eq!((logs[0].tail.next_number(), logs[0].tail.epoch()), (2, all[1].header.epoch));
     assert_eq!(logs[0].requests, [KnownRequest::of(&all[1].header).unwrap()]);
 }
 
@@ -241,7 +241,7 @@ fn a_damaged_log_is_not_mirrored_and_the_others_are() {
     );
     assert_eq!(deliver(&mut replica, &[&other.0]), [0]);
     // A promotion does not mend it.
-    let logs = replica.into_logs(Epoch(1));
+    let logs = replica.take_logs();
     assert_eq!((logs[0].tail.next_number(), logs[0].refusal.clone()), (3, Some(damage)));
     assert_eq!(logs[1].refusal, None);
     assert_eq!(all.len(), 3);
@@ -297,7 +297,7 @@ fn a_log_that_cannot_be_written_is_refused_and_holds_no_memory() {
     assert_eq!(*marks, [LogMarkV1::refused(LOG.0, 0)]);
     assert!(deliver(&mut replica, &[&all[2], &all[3]]).is_empty());
     assert_eq!(replica.held_bytes(), 0);
-    let refusal = replica.into_logs(Epoch(1))[0].refusal.clone().expect("its disk takes no more here either");
+    let refusal = replica.take_logs()[0].refusal.clone().expect("its disk takes no more here either");
     assert!(refusal.message().contains("no space left"), "{refusal}");
 }
 

@@ -6,7 +6,7 @@ use parhelion_plugin::Channel;
 use parhelion_types::Time;
 
 use crate::transitions::Transitions;
-use crate::window::Window;
+use crate::window::{Sum, Window};
 
 /// What the receiving gateway counted since a session began, before any repair.
 ///
@@ -71,7 +71,7 @@ pub struct ChannelEstimator {
     session: Option<u64>,
     last: ChannelCounts,
     first_report: Option<Time>,
-    windows: [Window; 4],
+    windows: [Window<ChannelCounts>; 4],
     all: ChannelCounts,
 }
 
@@ -196,12 +196,13 @@ impl ChannelEstimator {
     }
 }
 
-impl ChannelCounts {
-    /// Adds what another stretch of the link showed.
-    pub(crate) fn add(&mut self, other: &Self) {
+impl Sum for ChannelCounts {
+    fn add(&mut self, other: &Self) {
         self.zip(other, u64::saturating_add);
     }
+}
 
+impl ChannelCounts {
     /// What was counted since `earlier`, unless some counter has fallen.
     fn since(&self, earlier: &Self) -> Option<Self> {
         let mut risen = *self;

@@ -1,11 +1,14 @@
 //! The appends in flight: what of each is on the wire, and what it and its predecessors risk.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use parhelion_plugin::Exposure;
-use parhelion_types::{LogId, RecordKey, Risk};
+use parhelion_types::{LogId, RecordKey, Risk, Time};
 
+use crate::fate::Fate;
 use crate::pricer::{CodeGeneration, Pricer};
+use crate::track_record::{TrackRecord, Verdict};
 
 /// Appends that the mirror has not confirmed, by log and record number.
 ///
@@ -15,6 +18,12 @@ use crate::pricer::{CodeGeneration, Pricer};
 /// the symbol has arrived. So no acknowledgement promises less than what a report has made known before it. Repairs
 /// that are still on their way may do better; they count for nothing here.
 ///
+/// Whether they did is told to the [`TrackRecord`], which outlives sessions of the link. While it refutes the model, every
+/// own risk is multiplied by what it says.
+///
+/// The ledger's time is that of the last [`advance`](Self::advance). Call [`judge`](Self::judge) when coverage has changed,
+/// before anything is acknowledged.
+///
 /// Invariants:
 /// - Entries of a log are sorted by number, each once, all at or above the log's `mirrored`.
 /// - `mirrored` never falls.
@@ -23,7 +32,16 @@ use crate::pricer::{CodeGeneration, Pricer};
 pub struct Ledger {
     logs: HashMap<LogId, Log>,
     in_flight: usize,
+    now: Time,
+    record: TrackRecord,
+    scale: Scale,
+    /// When the record was last asked.
+    judged: Time,
 }
+
+/// What own risks are multiplied by; at least 1.
+#[derive(Clone, Copy, Debug)]
+struct Scale(f64);
 
 #[derive(Debug, Default)]
 struct Log {
@@ -42,6 +60,7 @@ struct Entry {
     wire: Option<WireState>,
     own: Risk,
     prefix: Risk,
+    fate: Fate,
 }
 
 /// What of a record is on the wire.
@@ -73,6 +92,29 @@ impl Ledger {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// It is `now`. Time must not run backwards.
+    pub fn advance(&mut self, now: Time) {
+        self.now = now;
+    }
+
+    /// What was promised, and what became of it.
+    #[must_use]
+    pub fn record(&self) -> &TrackRecord {
+        &self.record
+    }
+
+    /// When a raise should be looked at again by [`judge`](Self::judge), whatever happens.
+    #[must_use]
+    pub fn next_look(&self) -> Option<Time> {
+        (self.scale.0 > 1.0).then(|| self.judged + JUDGE_INTERVAL)
+    }
+
+    /// What own risks are multiplied by, because the record refutes the model; else 1.
+    #[must_use]
+    pub fn factor(&self) -> f64 {
+        self.scale.0
     }
 
     /// Appends in flight, over all logs.
@@ -107,8 +149,14 @@ impl Ledger {
             return;
         }
         if let Err(at) = log.position(key.number) {
-            let entry =
-                Entry { number: key.number, since, wire: None, own: Risk::CERTAIN, prefix: Risk::CERTAIN };
+            let entry = Entry {
+                number: key.number,
+                since,
+                wire: None,
+                own: Risk::CERTAIN,
+                prefix: Risk::CERTAIN,
+                fate: Fate::New,
+            };
             log.entries.insert(at, entry);
             log.stale = log.stale.min(at);
             self.in_flight += 1;
@@ -119,19 +167,29 @@ impl Ledger {
     /// ignored: reports of the link and of the mirror cross.
     pub fn cover(&mut self, pricer: &mut Pricer, key: RecordKey, wire: WireState) {
         let Some(log) = self.logs.get_mut(&key.log) else { return };
-        if let Ok(at) = log.position(key.number) {
-            log.entries[at].wire = Some(wire);
-            log.price(at, pricer);
+        let Ok(at) = log.position(key.number) else { return };
+        let before = log.entries[at].wire.replace(wire);
+        let own = log.price(at, pricer, self.scale);
+        let Entry { since, ref mut fate, .. } = log.entries[at];
+        if let Some(failure) = fate.follow(self.now, before.as_ref(), &wire, own, since, pricer) {
+            self.record.fail(self.now, failure, pricer);
         }
     }
 
     /// The mirror has all records of `log` with a number below `records`.
-    pub fn confirm(&mut self, log: LogId, records: u64) {
+    pub fn confirm(&mut self, pricer: &mut Pricer, log: LogId, records: u64) {
         let log = self.logs.entry(log).or_default();
         log.mirrored = log.mirrored.max(records);
         let confirmed = log.position(log.mirrored).unwrap_or_else(|at| at);
         if confirmed > 0 {
-            log.entries.drain(..confirmed);
+            let mut kept = 0.0;
+            for entry in log.entries.drain(..confirmed) {
+                match entry.fate.end(self.now) {
+                    Ok(promised) => kept += promised,
+                    Err(failure) => self.record.fail(self.now, failure, pricer),
+                }
+            }
+            self.record.keep(self.now, kept);
             self.in_flight -= confirmed;
             // Subtracting what left would lose the digits of what remains: a sum that had a 1 in it cannot
             // tell 1e-9 any more.
@@ -139,24 +197,58 @@ impl Ledger {
         }
     }
 
-    /// The link went down: nothing is on the wire, and every append is certain to be lost until it is sent
-    /// again under the code of generation `since` or a later one.
-    pub fn reset(&mut self, since: CodeGeneration) {
-        for log in self.logs.values_mut() {
-            for entry in &mut log.entries {
-                (entry.wire, entry.own, entry.since) = (None, Risk::CERTAIN, since);
-            }
-            log.stale = 0;
-        }
+    /// The session of the link ended, and with it all that was in flight. What became of it nobody will tell: the
+    /// record learns nothing from it, and keeps what it knows.
+    pub fn end_session(&mut self) {
+        self.logs.clear();
+        self.in_flight = 0;
     }
 
     /// Figures everything anew, after the channel or the code changed.
     pub fn reprice(&mut self, pricer: &mut Pricer) {
+        self.record.reprice(self.now, pricer);
         for log in self.logs.values_mut() {
             for at in 0..log.entries.len() {
-                log.price(at, pricer);
+                log.price(at, pricer, self.scale);
             }
         }
+    }
+
+    /// Asks the record whether the model may be believed. If what own risks are multiplied by changes, figures everything
+    /// anew and returns why. It rises at once, and falls when it is looked at.
+    pub fn judge(&mut self, pricer: &mut Pricer) -> Option<Verdict> {
+        let is_raised = self.scale.0 > 1.0;
+        let may_fall = is_raised && self.now.since(self.judged) >= JUDGE_INTERVAL;
+        if !self.record.take_news() && !may_fall {
+            return None;
+        }
+        self.judged = self.now;
+        let mut verdict = self.record.judge(self.now, pricer.channel().confidence);
+        verdict.factor = in_steps(verdict.factor);
+        if verdict.factor == self.scale.0 {
+            return None;
+        }
+        self.scale = Scale(verdict.factor);
+        self.reprice(pricer);
+        Some(verdict)
+    }
+}
+
+/// The next power of 1.1: what changes less is not worth pricing all that is in flight.
+fn in_steps(factor: f64) -> f64 {
+    const STEP: f64 = 1.1;
+    if factor.is_finite() { STEP.powf((factor.ln() / STEP.ln()).ceil()).max(factor) } else { factor }
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self(1.0)
+    }
+}
+
+impl Scale {
+    fn times(self, own: Risk) -> Risk {
+        if self.0 > 1.0 { Risk::bound(own.probability() * self.0) } else { own }
     }
 }
 
@@ -169,21 +261,21 @@ impl Log {
         }
     }
 
-    fn price(&mut self, at: usize, pricer: &mut Pricer) {
+    /// Prices an entry; returns what the model says, unscaled.
+    fn price(&mut self, at: usize, pricer: &mut Pricer, scale: Scale) -> Risk {
         let entry = &mut self.entries[at];
-        let own = match &entry.wire {
-            // Nothing will cover it any more: the code makes no repairs, or they have failed.
-            Some(wire) if wire.sent && wire.complete && wire.exposure.coverage == 0 => {
-                pricer.bare(wire.exposure.symbols, entry.since)
-            }
+        let model = match &entry.wire {
+            Some(wire) if wire.sent && wire.complete => pricer.covered(&wire.exposure, entry.since),
             Some(wire) if wire.sent => pricer.own(&wire.exposure, entry.since),
             // A symbol that has not left is lost whatever covers the others.
             _ => Risk::CERTAIN,
         };
+        let own = scale.times(model);
         if own != entry.own {
             entry.own = own;
             self.stale = self.stale.min(at);
         }
+        model
     }
 
     /// Makes `prefix` right up to the entry at `last`.
@@ -200,6 +292,9 @@ impl Log {
         self.stale = last + 1;
     }
 }
+
+/// How often a raise is looked at again. Each look that ends in a change prices all that is in flight.
+const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -230,7 +325,7 @@ mod tests {
         Insert(u32, u64),
         Cover(u32, u64, u32, u64, bool),
         Confirm(u32, u64),
-        Reset,
+        EndSession,
         Channel(f64),
         Ask(u32, u64),
     }
@@ -242,7 +337,7 @@ mod tests {
             6 => (log.clone(), number.clone(), 1_u32..20, 0_u64..8, prop::bool::weighted(0.8))
                 .prop_map(|(l, n, m, c, sent)| Step::Cover(l, n, m, c, sent)),
             1 => (log.clone(), number.clone()).prop_map(|(l, n)| Step::Confirm(l, n)),
-            1 => Just(Step::Reset),
+            1 => Just(Step::EndSession),
             1 => (0.0..0.2).prop_map(Step::Channel),
             6 => (log, number).prop_map(|(l, n)| Step::Ask(l, n)),
         ]
@@ -271,14 +366,15 @@ mod tests {
                         naive.entry((log, number)).and_modify(|wire| *wire = Some(state));
                     }
                     Step::Confirm(log, records) => {
-                        ledger.confirm(LogId(log), records);
+                        ledger.confirm(&mut pricer, LogId(log), records);
                         let mark = &mut mirrored[log as usize];
                         *mark = records.max(*mark);
                         naive.retain(|&(l, n), _| l != log || n >= *mark);
                     }
-                    Step::Reset => {
-                        ledger.reset(pricer.generation());
-                        naive.values_mut().for_each(|wire| *wire = None);
+                    Step::EndSession => {
+                        ledger.end_session();
+                        naive.clear();
+                        mirrored = [0; 3];
                     }
                     Step::Channel(loss) => {
                         if pricer.set_channel(Channel::independent(loss, 0.999)) {
@@ -345,7 +441,7 @@ mod tests {
         }
         ledger.cover(&mut pricer, key(1, 1), wire(1, 7, true));
         assert_eq!(ledger.risk(key(1, 1)).unwrap().prefix, Risk::CERTAIN, "its predecessor is not sent");
-        ledger.confirm(LogId(1), 1);
+        ledger.confirm(&mut pricer, LogId(1), 1);
         let risks = ledger.risk(key(1, 1)).unwrap();
         assert!(risks.prefix == risks.own && risks.own.probability() < 1e-13);
     }

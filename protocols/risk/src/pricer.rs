@@ -104,6 +104,21 @@ impl Pricer {
         risk
     }
 
+    /// P(lost) of an append whose coverage is complete, or whose repairs have failed: nothing will cover it any more.
+    pub fn covered(&mut self, exposure: &Exposure, since: CodeGeneration) -> Risk {
+        match exposure.coverage {
+            0 => self.bare(exposure.symbols, since),
+            _ => self.own(exposure, since),
+        }
+    }
+
+    /// Whether a code that was in force since then makes repairs.
+    pub(crate) fn makes_repairs(&self, since: CodeGeneration) -> bool {
+        let codes =
+            (self.newest.0.saturating_sub(since.0) as usize).saturating_add(1).min(self.structures.len());
+        self.structures[self.structures.len() - codes..].iter().any(|code| code.repairs_per_symbol() > 0)
+    }
+
     /// P(lost) of that many symbols which nothing covers, wherever in the stream they left. In a row they share bursts,
     /// which [`own`](Self::own) may count on; copies of lost ones leave when these are found missing (union bound).
     pub fn bare(&mut self, symbols: u32, since: CodeGeneration) -> Risk {

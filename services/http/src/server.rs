@@ -134,6 +134,8 @@ impl HttpServer {
             .workers(workers.max(1))
             .max_connections(CONNECTIONS_MAX)
             .client_request_timeout(HEAD_TIMEOUT)
+            // A client that has gone waits for nothing. Of one that only ends what it sends, nobody could tell.
+            .h1_allow_half_closed(false)
             .shutdown_timeout(STOP_SECONDS)
             .disable_signals()
             .on_connect(see_certificate);

@@ -71,6 +71,7 @@ pub fn drill(arguments: DrillArgs) -> Result<Exit, Failure> {
         DrillError::Option { .. } | DrillError::Settings { .. } | DrillError::Input { .. } => {
             Failure::usage(error)
         }
+        DrillError::Stopped => Failure::stopped(error),
         error => Failure::new(error),
     })?;
     say!("{}", report.table());

@@ -28,7 +28,7 @@ use parhelion_storage::Relink;
 use parhelion_types::{NodeId, Role, SiteId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::backend::{About, NodeBackend};
 use crate::drivers;
@@ -100,6 +100,7 @@ struct Node {
     http: Option<HttpServer>,
     storage: Option<StorageRole>,
     arbiters: [Arbiter; 2],
+    signals: Signals,
 }
 
 impl Node {
@@ -163,25 +164,24 @@ impl Node {
         let api = api.map_err(Failure::new)?;
         let http = start_http(settings, &identity, in_flight, front, telemetry.metrics().clone())?;
         let http_address = http.as_ref().map(HttpServer::local_address);
+        // Whoever was told that the node is ready may stop it; before, a signal ends it at once.
+        let signals = Signals::listen().map_err(Failure::new)?;
         announce_ready(
             api.local_address().map_err(Failure::new)?,
             http_address,
             link_addresses,
             site_address,
         );
-        Ok(Self { api, http, storage, arbiters: [state, link] })
+        Ok(Self { api, http, storage, arbiters: [state, link], signals })
     }
 
     /// Serves until the first signal, then drains; a second signal ends the process at once.
-    async fn serve(self, drain: Duration) {
-        match wait_for_signal().await {
-            Ok(name) => tracing::info!(signal = name, "stopping; a second signal stops at once"),
-            Err(error) => tracing::error!(%error, "cannot listen for signals; stopping"),
-        }
-        actix::spawn(async {
-            if wait_for_signal().await.is_ok() {
-                std::process::exit(130);
-            }
+    async fn serve(mut self, drain: Duration) {
+        let signal = self.signals.next().await;
+        tracing::info!(signal, "stopping; a second signal stops at once");
+        actix::spawn(async move {
+            self.signals.next().await;
+            std::process::exit(130);
         });
         self.api.stop(drain).await;
         if let Some(http) = self.http {
@@ -439,13 +439,26 @@ fn announce_ready(
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-async fn wait_for_signal() -> std::io::Result<&'static str> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    })
+/// The signals that stop a node.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on they end the process no more.
+    fn listen() -> std::io::Result<Self> {
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+        Ok(Self { interrupt: interrupt?, terminate: terminate? })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
 }
 
 fn telemetry_config(settings: &Settings) -> TelemetryConfig {

@@ -23,6 +23,8 @@ pub enum Exit {
     Retry = 3,
     /// The command worked and found a difference, a loss, or a lag over the limit.
     Found = 4,
+    /// A signal ended a drill before its end.
+    Stopped = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -53,6 +55,11 @@ impl Failure {
     /// Settings or a command line that are wrong: the same will fail again.
     pub fn usage(message: impl std::fmt::Display) -> Self {
         Self { exit: Exit::Usage, ..Self::new(message) }
+    }
+
+    /// A command that a signal ended before its end.
+    pub fn stopped(message: impl std::fmt::Display) -> Self {
+        Self { exit: Exit::Stopped, ..Self::new(message) }
     }
 
     /// The failure of an append: one that may succeed later is repeated under the same id.

@@ -69,8 +69,7 @@ impl StorageRole {
             );
         }
         let commons = common_ends(&store, &recovered, is_mirror)?;
-        let logs =
-            recovered.into_iter().zip(commons).map(|(log, common)| primary_log(log, common, site)).collect();
+        let logs = recovered.into_iter().zip(commons).map(|(log, common)| primary_log(log, common)).collect();
 
         let estimator = EstimatorParts::new(settings, clock.clone(), address.clone())?;
         let here = own.clone();
@@ -209,11 +208,8 @@ fn common_ends(store: &Store, recovered: &[RecoveredLog], is_mirror: bool) -> Re
     Ok(found.into_iter().zip(tails).map(|(common, tail)| common.unwrap_or(tail)).collect())
 }
 
-fn primary_log(log: RecoveredLog, mut common: Tail, site: SiteState) -> PrimaryLog {
-    let mut tail = log.tail;
-    tail.promote(site.epoch);
-    common.promote(tail.epoch());
-    let RecoveredLog { log, name, degrade, active, requests, newest, damage, .. } = log;
+fn primary_log(log: RecoveredLog, common: Tail) -> PrimaryLog {
+    let RecoveredLog { tail, log, name, degrade, active, requests, newest, damage, .. } = log;
     let refusal = damage.map(|damage| Error::new(ErrorKind::Corrupt, damage.to_string()));
     PrimaryLog { log, name, degrade, tail, common, active, requests, newest, refusal }
 }

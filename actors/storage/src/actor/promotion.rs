@@ -1,14 +1,13 @@
 //! What must not happen before the disk has all that a mirror has applied: promotion, and the welcome of a primary.
 
 use parhelion_link_driver::{MirrorCommand, MirrorEvent};
-use parhelion_mirror::{Effect, Input, Primary, Promotion, ReplicaInput, ReplicaLog, Token};
+use parhelion_mirror::{Primary, Promotion, ReplicaInput, ReplicaLog, Token};
 use parhelion_types::{Error, ErrorKind};
 use parhelion_wire::link::LogMarkV1;
 
 use super::{Core, Link, StorageActor, Waiting};
 use crate::finding::Finding;
 use crate::request::Answer;
-use crate::store::WriteRequest;
 
 /// Who waits for the disk of a mirror.
 #[derive(Default)]
@@ -111,7 +110,7 @@ impl StorageActor {
         }
     }
 
-    /// Makes durable where the logs end now. The old primary may come back as this site's mirror, with records beyond
+    /// Makes durable where the whole logs end now. The old primary may come back as this site's mirror, with records beyond
     /// that: they are cut off there.
     fn keep_common_ends(&self) -> Result<(), Error> {
         let Core::Mirror(replica) = &self.core else { return Ok(()) };
@@ -137,10 +136,8 @@ impl StorageActor {
         // The driver goes on listening: the old primary must learn of the new epoch when it comes back.
         let epoch = promotion.epoch;
         self.config.primary.epoch = epoch;
-        let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), Vec::new());
-        let core = std::mem::replace(&mut self.core, Core::Primary(Box::new(primary)));
-        if let Core::Mirror(replica) = core {
-            let logs = replica.into_logs(epoch);
+        if let Core::Mirror(replica) = &mut self.core {
+            let logs = replica.take_logs();
             for (log, refusal) in logs.iter().filter_map(|log| Some((log.log, log.refusal.as_ref()?))) {
                 tracing::error!(%log, %refusal, "promoted with a log that takes no records");
             }
@@ -148,16 +145,7 @@ impl StorageActor {
                 %epoch, logs = logs.len(), missing = promotion.missing.len(), unlisted = promotion.unlisted,
                 "promoted to primary; `parhelion mirror missing` lists what is missing"
             );
-            let mut primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs);
-            let mut effects = Vec::new();
-            let (now, time) = (self.config.clock.now(), self.config.clock.wall());
-            primary.step(now, Input::Promoted { time }, &mut effects);
-            for effect in effects {
-                // Without a link there is nothing but to write.
-                if let Effect::Write { record, opens_segment } = effect {
-                    self.write(WriteRequest { record, opens_segment });
-                }
-            }
+            let primary = Primary::new(self.config.primary.clone(), self.config.pricer.clone(), logs);
             // A primary that lives, and has a session, hears of it now.
             if let (Link::Mirror(commands), Ok(marks)) = (&self.link, fencing_marks(&primary)) {
                 let _ = commands.send(MirrorCommand::Marks(marks));

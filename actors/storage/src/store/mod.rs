@@ -36,6 +36,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use parhelion_log::{ActiveMap, KnownRequest, Record, Tail};
+use parhelion_mirror::Backlog;
 use parhelion_types::{Degrade, LogAddress, LogId, RequestId, SourceTime};
 
 use crate::catalogue::{Catalogue, CatalogueError};
@@ -418,6 +419,16 @@ impl Store {
         bytes_max: usize,
     ) -> Result<Vec<Record>, StoreError> {
         self.reader.read_from(log, address, bytes_max)
+    }
+
+    /// As [`Store::read_from`], but for the limit: a first record that alone has more than `bytes_max` bytes is not read,
+    /// only its size is told.
+    #[must_use]
+    pub fn read_backlog(&self, log: LogId, address: LogAddress, bytes_max: usize) -> Backlog {
+        self.reader.read_backlog(log, address, bytes_max).unwrap_or_else(|error| match error.is_transient() {
+            true => Backlog::Unavailable(error.to_string()),
+            false => Backlog::Damaged(error.to_string()),
+        })
     }
 
     /// Bytes that wait for the disk.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use parhelion_log::{RECORD_HEADER_BYTES, Record, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Tail};
+use parhelion_mirror::Backlog;
 use parhelion_types::{Epoch, LogAddress, LogId, SegmentId};
 use rustix::io::Errno;
 
@@ -40,6 +41,16 @@ struct Piece {
     start: LogAddress,
     /// Whether no more of the segment can be read behind them.
     is_whole_rest: bool,
+}
+
+/// What a piece had.
+enum Taken {
+    /// All of it are records, and the log ends there, or the next record needs another piece.
+    All,
+    /// Its first record alone needs more, and none was read before.
+    Larger(RecordHeader),
+    /// Records until there is none, although the log goes on: why.
+    Until(String),
 }
 
 impl Reader {
@@ -90,22 +101,50 @@ impl Reader {
         bytes_max: usize,
     ) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
-        match self.collect(log, address, bytes_max, &mut records) {
-            // What comes before damage is whole; whoever goes on from there is told.
-            Err(StoreError::Corrupt(_)) if !records.is_empty() => Ok(records),
-            result => result.map(|()| records),
+        if let Some(larger) = self.collect(log, address, bytes_max, &mut records)? {
+            records.push(self.read(log, larger.address)?);
+        }
+        Ok(records)
+    }
+
+    /// As [`Store::read_backlog`](super::Store::read_backlog), with its errors.
+    pub fn read_backlog(
+        &self,
+        log: LogId,
+        address: LogAddress,
+        bytes_max: usize,
+    ) -> Result<Backlog, StoreError> {
+        let mut records = Vec::new();
+        Ok(match self.collect(log, address, bytes_max, &mut records)? {
+            Some(larger) => Backlog::Larger(larger.record_bytes()),
+            None => Backlog::Records(records),
+        })
+    }
+
+    /// Reads records in log order until there are enough, or one is damaged. The header of the first one, if that alone
+    /// is too large.
+    fn collect(
+        &self,
+        log: LogId,
+        address: LogAddress,
+        bytes_max: usize,
+        records: &mut Vec<Record>,
+    ) -> Result<Option<RecordHeader>, StoreError> {
+        match self.collect_pieces(log, address, bytes_max, records) {
+            // What comes before is whole; whoever goes on from there is told.
+            Err(StoreError::Corrupt(_) | StoreError::File { .. }) if !records.is_empty() => Ok(None),
+            result => result,
         }
     }
 
-    /// Reads records in log order until there are enough, or one is damaged.
-    fn collect(
+    fn collect_pieces(
         &self,
         log: LogId,
         mut address: LogAddress,
         bytes_max: usize,
         records: &mut Vec<Record>,
-    ) -> Result<(), StoreError> {
-        let Some(end) = self.homes.end(log) else { return Ok(()) };
+    ) -> Result<Option<RecordHeader>, StoreError> {
+        let Some(end) = self.homes.end(log) else { return Ok(None) };
         if address < end && !may_hold_record(address) {
             return Err(StoreError::NoRecord { log, address });
         }
@@ -124,7 +163,11 @@ impl Reader {
             let piece = Piece { is_whole_rest: bytes.len() < left, start: address, bytes };
             let taken = self.take(log, &piece, end, records);
             keep_alone(records.get_mut(first..).unwrap_or_default(), piece.bytes.len());
-            let Some(damage) = taken? else { return Ok(()) };
+            let damage = match taken? {
+                Taken::All => return Ok(None),
+                Taken::Larger(header) => return Ok(Some(header)),
+                Taken::Until(damage) => damage,
+            };
             if let Some(last) = records[first..].last() {
                 address = last.header.next_address();
             }
@@ -139,27 +182,26 @@ impl Reader {
             left = left.saturating_sub((address.offset - piece.start.offset) as usize);
             address = LogAddress { segment: address.segment.next(), offset: SEGMENT_HEADER_BYTES };
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Takes the records of a piece. Why there is none where the log goes on, if that is so; else the log ends, or the
-    /// next record needs another piece.
+    /// Takes the records of a piece.
     fn take(
         &self,
         log: LogId,
         piece: &Piece,
         end: LogAddress,
         records: &mut Vec<Record>,
-    ) -> Result<Option<String>, StoreError> {
+    ) -> Result<Taken, StoreError> {
         let (bytes, mut address) = (&piece.bytes, piece.start);
         let mut at = 0;
         while address < end {
             if bytes.len() - at < RECORD_HEADER_BYTES && !piece.is_whole_rest {
-                return Ok(None);
+                return Ok(Taken::All);
             }
             let header = match header_at(&bytes[at..], log, address) {
                 Ok(header) => header,
-                Err(reason) => return Ok(Some(reason)),
+                Err(reason) => return Ok(Taken::Until(reason)),
             };
             if let Some(last) = records.last()
                 && place_behind(last) != place_at(&header)
@@ -169,12 +211,10 @@ impl Reader {
                 return Err(self.corrupt(log, address, "the record does not continue the one before"));
             }
             if at + header.record_bytes() > bytes.len() {
-                if records.is_empty() {
-                    records.push(self.read(log, address)?);
-                } else if piece.is_whole_rest {
+                if piece.is_whole_rest {
                     return Err(self.corrupt(log, address, "the file ends within the record"));
                 }
-                return Ok(None);
+                return Ok(if records.is_empty() { Taken::Larger(header) } else { Taken::All });
             }
             let record = Record::parse(bytes.slice(at..at + header.record_bytes()))
                 .map_err(|error| self.corrupt(log, address, &error.to_string()))?;
@@ -182,7 +222,7 @@ impl Reader {
             address = header.next_address();
             records.push(record);
         }
-        Ok(None)
+        Ok(Taken::All)
     }
 
     /// Closes the log's files, of which some have been moved aside.
@@ -242,7 +282,13 @@ impl Reader {
         }
         let file = match opened {
             Ok(file) => Arc::new(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(reason) if reason.kind() == io::ErrorKind::NotFound => {
+                // Without the directory the whole file system may be away, and may come back.
+                return match path.parent().filter(|directory| !directory.exists()) {
+                    Some(directory) => Err(StoreError::Directory { path: directory.to_owned(), reason }),
+                    None => Ok(None),
+                };
+            }
             Err(reason) => return Err(StoreError::File { path, reason }),
         };
         if open.len() >= OPEN_FILES_MAX {

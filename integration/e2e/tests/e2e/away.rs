@@ -1,5 +1,7 @@
 //! The mirror is away.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use parhelion_client::{AppendOptions, Client};
@@ -113,10 +115,7 @@ async fn what_blocks_keeps_no_room_from_local_appends() {
     pair.mirrored().await;
     pair.mirror.kill();
     // Until then, packets to the dead mirror count as on the wire.
-    poll("the link is down", SOON, || async {
-        (here.status().await.ok()?["logs"]["linked"] == false).then_some(())
-    })
-    .await;
+    link_is_down(&here).await;
     let network = AppendOptions { timeout: Some(LONG), ..at_level(Durability::Network) };
     let append = |client: &Client, number: u64, bytes: usize| {
         let (client, options) = (client.clone(), network.clone());
@@ -157,6 +156,114 @@ async fn what_blocks_keeps_no_room_from_local_appends() {
     }
     assert_eq!(here.stat(blocked).await.unwrap().records, number + 1);
     pair.mirrored().await;
+    pair.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_up_keeps_no_place_among_those_that_wait() {
+    let mut pair = Pair::start(PairOptions::default().primary("http.listen", "127.0.0.1:0")).await;
+    let here = pair.client(At::Primary).await;
+    let log = here.create("orders", Degrade::Block).await.unwrap();
+    pair.mirrored().await;
+    pair.mirror.kill();
+    link_is_down(&here).await;
+    // One gives up, two go away, and one stays.
+    let remote = |number, timeout| AppendOptions {
+        request: request_id(number),
+        timeout,
+        ..at_level(Durability::Remote)
+    };
+    let short = Some(Duration::from_millis(500));
+    let error = here.append(log, payload(1, 1000), remote(1, short)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let goes = pair.client(At::Primary).await;
+    let options = remote(2, Some(LONG));
+    let goes = tokio::spawn(async move { goes.append(log, payload(2, 1000), options).await });
+    stored(&here, log, 2).await;
+    goes.abort();
+    let mut stream = TcpStream::connect(pair.primary.node().ready().http.unwrap()).unwrap();
+    let head = format!("POST /v1/logs/{log}/appends?durability=remote&request_id={} HTTP/1.1", request_id(4));
+    write!(stream, "{head}\r\nhost: primary\r\ncontent-length: 1000\r\n\r\n").unwrap();
+    stream.write_all(&payload(4, 1000)).unwrap();
+    stored(&here, log, 3).await;
+    drop(stream);
+    let stays = here.clone();
+    let options = remote(3, Some(LONG));
+    let stays = tokio::spawn(async move { stays.append(log, payload(3, 1000), options).await });
+    stored(&here, log, 4).await;
+    waiting(&here, log, 1).await;
+
+    pair.mirror.start();
+    let acked = tokio::time::timeout(LONG, stays).await.expect("it is answered").unwrap().unwrap();
+    assert_eq!(acked.reached, Durability::Remote);
+    pair.mirrored().await;
+    pair.verify();
+    for number in [1, 2, 4] {
+        let acked = here.append(log, payload(number, 1000), remote(number, None)).await.unwrap();
+        assert!(acked.duplicate && acked.reached == Durability::Remote, "{acked:?}");
+    }
+    assert_eq!(here.stat(log).await.unwrap().records, 5, "a creation and four appends");
+}
+
+/// Waits until the node keeps so many appends to the log that wait, and nothing else of what it took in.
+async fn waiting(here: &Client, log: LogId, appends: u64) {
+    poll("what is given up is let go of", SOON, || async {
+        let status = here.status().await.ok()?;
+        let logs = status["logs"]["logs"].as_array()?;
+        let waiting = logs.iter().find(|state| state["log"] == log.0)?["waiting"].as_u64()?;
+        let held = status["in_flight_bytes"].as_u64()?;
+        (waiting == appends && held == appends * WAITING_APPEND_BYTES as u64).then_some(())
+    })
+    .await;
+}
+
+async fn link_is_down(here: &Client) {
+    poll("the link is down", SOON, || async {
+        (here.status().await.ok()?["logs"]["linked"] == false).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_read_for_a_while_is_mirrored_when_it_can() {
+    let mut pair = Pair::down(PairOptions::default());
+    pair.primary.start();
+    let here = pair.client(At::Primary).await;
+    let mut logs = Vec::new();
+    for name in ["orders", "payments"] {
+        let log = here.create(name, Degrade::Block).await.unwrap();
+        for number in 0..3 {
+            here.append(log, payload(number, 1000), at_level(Durability::Local)).await.unwrap();
+        }
+        logs.push(log);
+    }
+    // In the file's place there is something that can be opened and not read, as on a disk that is away.
+    let segment = pair.directory().join("primary/store/logs").join(logs[0].to_string()).join("00000000.seg");
+    let aside = pair.directory().join("aside");
+    std::fs::rename(&segment, &aside).unwrap();
+    std::fs::create_dir(&segment).unwrap();
+    pair.mirror.start();
+    pair.linked().await;
+    let feeds = || async {
+        let status = here.status().await.ok()?;
+        let states = status["logs"]["logs"].as_array()?;
+        let feed = |log: &LogId| states.iter().find(|state| state["log"] == log.0)?["feed"].as_str();
+        Some([feed(&logs[0])?.to_owned(), feed(&logs[1])?.to_owned()])
+    };
+    poll("one log cannot be read, and the other is mirrored", SOON, || async {
+        (feeds().await? == ["unreadable", "live"]).then_some(())
+    })
+    .await;
+    let text = pair.primary.node().log_text();
+    let line =
+        text.lines().find(|line| line.contains("cannot be read to feed the mirror")).unwrap_or_default();
+    for part in ["WARN", "trying again", "pause=1s", &segment.display().to_string()] {
+        assert!(line.contains(part), "no {part:?} in {line:?}:\n{text}");
+    }
+    std::fs::remove_dir(&segment).unwrap();
+    std::fs::rename(&aside, &segment).unwrap();
+    pair.mirrored().await;
+    assert_eq!(feeds().await.unwrap(), ["live", "live"]);
     pair.verify();
 }
 

@@ -1,10 +1,16 @@
 //! `parhelion drill` itself. What it finds is the business of the table of disasters and of its own tests.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use parhelion_e2e::Tool;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::SOON;
 
 /// The shortest drill that still loses packets, on a line that any machine can emulate. With all cores busy the
 /// emulator takes packets in late, and an acknowledgement must not be ahead of it.
@@ -157,6 +163,111 @@ fn acknowledgements_run_ahead_of_the_mirror_with_stock_settings() {
     assert!(ahead > 0, "all {acked} acknowledgements waited for the mirror: {table}");
     assert_eq!(run["lost"]["total"], 0, "{table}");
     assert!(run["risk_highest"].as_f64().unwrap() <= 1e-6, "{table}");
+}
+
+/// A line that gets far worse within the last moments than it ever was refutes what was promised on it.
+#[test]
+fn a_drill_that_refutes_its_promises_says_so() {
+    // Shorter than it takes to hear of the losses. Few appends are under way, so that none waits for the mirror.
+    let worse = ["--loss", "95%", "--burst", "40", "--loss-for", "120ms", "--max-risk", "1e-3"];
+    let load = ["--warm-up", "3s", "--seconds", "1", "--rate", "40Mbit", "--load", "8Mbit"];
+    let form = ["--modes", "network-sync", "--form", "relay", "--set", "link.site_exit_delay=20ms"];
+    let _alone = one_at_a_time();
+    // Even such a line may let the last appends through, and then nothing is refuted.
+    let refuted = ["1", "2", "3"].into_iter().any(|seed| {
+        let directory = tempfile::tempdir().unwrap();
+        let json = directory.path().join("drill.json");
+        let more = ["--seed", seed, "--json", json.to_str().unwrap()];
+        let arguments = ["drill"].into_iter().chain(worse).chain(load).chain(form).chain(more);
+        let outcome = Tool::new(arguments).run();
+        let table = outcome.text();
+        let document: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        let row = &document["modes"][0];
+        let refuted = row["promise"]["refuted"].as_bool().unwrap();
+        assert_eq!(refuted, table.contains("REFUTED"), "{table}");
+        everything_was_read_back(row);
+        // An emulator that other tests keep from taking packets in loses announcements.
+        let is_faulty = refuted || row["lost"]["unnamed"] != 0;
+        assert_eq!(outcome.code, Some(if is_faulty { 4 } else { 0 }), "{table}\n{}", outcome.stderr);
+        assert!(!refuted || row["lost"]["total"].as_u64().unwrap() > 0, "{row}");
+        refuted
+    });
+    assert!(refuted, "no promise is refuted by a line that loses nearly all");
+}
+
+#[test]
+fn a_drill_that_is_stopped_leaves_nothing_behind() {
+    let _alone = one_at_a_time();
+    for (signal, keeps) in [(Signal::INT, false), (Signal::TERM, true)] {
+        let place = tempfile::tempdir().unwrap();
+        let mut command = Command::new(parhelion_e2e::binary());
+        command.args(["drill", "--modes", "network-sync", "--form", "relay"]);
+        command.args(["--warm-up", "0s", "--seconds", "60"]);
+        if keeps {
+            command.arg("--keep").arg(place.path());
+        }
+        command.env("TMPDIR", place.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut drill = Stopped(command.spawn().unwrap());
+        let data = place.path().join(format!("drill-data-{}", drill.0.id()));
+        // The writers' last preparation.
+        until("both sites run", || data.join("network-sync-0/acks").exists());
+        let children = children(&drill.0);
+        assert!(children.len() >= 4, "two nodes, the writers, and the emulator: {children:?}");
+
+        kill_process(Pid::from_child(&drill.0), signal).unwrap();
+        until("the drill has ended", || drill.0.try_wait().unwrap().is_some());
+        let output = drill.take_output();
+        assert_eq!(output.code, Some(130), "{output:?}");
+        assert!(output.stderr.contains("error: the drill was stopped by a signal"), "{}", output.stderr);
+        assert!(output.stdout.is_empty(), "{output:?}");
+        for child in children {
+            assert!(!Path::new("/proc").join(&child).exists(), "process {child} is still there");
+        }
+        let kept = std::fs::read_dir(place.path()).unwrap().count();
+        assert_eq!((kept, data.exists()), (usize::from(keeps), keeps), "{}", output.stderr);
+        assert_eq!(keeps, output.stderr.contains(&*data.to_string_lossy()), "{}", output.stderr);
+    }
+}
+
+/// A drill that ends with its test, however that ends.
+struct Stopped(Child);
+
+impl Stopped {
+    /// What it said, now that it has ended.
+    fn take_output(&mut self) -> parhelion_e2e::Outcome {
+        let code = self.0.wait().unwrap().code();
+        let text = |pipe: Option<&mut dyn std::io::Read>| {
+            let mut bytes = Vec::new();
+            pipe.unwrap().read_to_end(&mut bytes).unwrap();
+            bytes
+        };
+        let stdout = text(self.0.stdout.as_mut().map(|pipe| pipe as _));
+        let stderr = text(self.0.stderr.as_mut().map(|pipe| pipe as _));
+        parhelion_e2e::Outcome { code, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // Both fail only if it has gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Process ids of those that a process started from its main thread.
+fn children(of: &Child) -> Vec<String> {
+    let id = of.id();
+    let list = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    list.split_whitespace().map(str::to_owned).collect()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 mod campaign;
 mod copy;
 mod crowd;
-mod keeper;
+pub(crate) mod keeper;
 mod twins;
 mod writers;
 

@@ -7,6 +7,7 @@ mod damage;
 mod disaster;
 mod drill;
 mod faults;
+mod http;
 mod kills;
 mod link;
 mod metrics;
@@ -18,6 +19,7 @@ mod site;
 mod table;
 mod tools;
 mod traces;
+mod unit;
 
 use std::time::Duration;
 

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parhelion_client::{AppendOptions, Client};
-use parhelion_e2e::{At, Node, NodeSpec, Pair, PairOptions, Surroundings, payload, poll};
+use parhelion_e2e::{
+    At, Collector, Node, NodeSpec, Pair, PairOptions, SeenMetric, Surroundings, eventually, payload, poll,
+};
 use parhelion_types::{Degrade, Durability, ErrorKind, LogId};
 use parhelion_wan::{LinkConfig, Loss};
 
@@ -129,6 +132,7 @@ fn moving(at: At) -> Vec<&'static str> {
             "link_datagrams_sent_bytes_total{kind=\"resent\"}",
             "link_loss_ratio",
             "link_burst_datagrams",
+            "risk_factor",
             "actor_restarts_total{actor=\"encoder\"}",
         ],
         At::Mirror => &[
@@ -141,8 +145,8 @@ fn moving(at: At) -> Vec<&'static str> {
 }
 
 /// What `moving` cannot show in a test that runs well: the other tests here show the first ones, and nobody makes a host
-/// drop packets on purpose.
-const ELSEWHERE: [&str; 9] = [
+/// drop packets on purpose. Nor is much promised in seconds on such a line, or lost beyond repair.
+const ELSEWHERE: [&str; 11] = [
     "lag_seconds",
     "lag_bytes",
     "lag_appends",
@@ -152,6 +156,8 @@ const ELSEWHERE: [&str; 9] = [
     "missing_appends",
     "logs_refusing",
     "link_datagrams_dropped_by_host_total",
+    "losses_promised",
+    "losses_beyond_repair_total",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,6 +263,52 @@ async fn every_metric_is_there_and_moves_on_a_lossy_line() {
         .map(|what| primary.get(&format!("parhelion_confirmation_latency_seconds_{what}")))
         .into();
     assert!(sum / count > 0.005, "{sum} s for {count} syncs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_pushed_under_their_documented_names() {
+    let collector = Collector::start(Path::new(env!("CARGO_BIN_EXE_otlp-receiver")));
+    let mut pair = Pair::start(PairOptions::default().both("telemetry.otlp", collector.endpoint())).await;
+    let client = pair.client(At::Primary).await;
+    let log = client.create("orders", Degrade::Block).await.unwrap();
+    write(&client, log, 0).await;
+    pair.mirrored().await;
+    let last = |pushed: &[SeenMetric], site: i64, name: &str| {
+        let of = |seen: &&SeenMetric| seen.site == Some(site) && seen.name == name;
+        pushed.iter().rev().find(of).map_or(0.0, |seen| seen.total)
+    };
+    let appends = || last(&collector.metrics(), 1, "parhelion_appends");
+    // While nodes run, every ten seconds; what the last seconds brought, when they stop.
+    eventually("a running node pushes", SOON, || appends() == 12.0).await;
+    write(&client, log, 12).await;
+    pair.mirrored().await;
+    pair.primary.stop();
+    pair.mirror.stop();
+    eventually("nodes that stop push", SOON, || {
+        appends() == 24.0 && last(&collector.metrics(), 2, "parhelion_mirroring_latency_seconds") >= 24.0
+    })
+    .await;
+    let pushed = collector.metrics();
+    let last = |site, name| last(&pushed, site, name);
+    assert_eq!(last(1, "parhelion_append_bytes"), (24 * BYTES) as f64);
+    assert_eq!(last(1, "parhelion_ack_latency_seconds"), 24.0, "a value of the histogram for each append");
+    assert_eq!((last(1, "parhelion_logs"), last(2, "parhelion_logs")), (1.0, 1.0));
+
+    // A histogram without a value is not pushed: those of the other site's duty.
+    let expected: BTreeSet<String> = documented().into_iter().map(pushed_name).collect();
+    let not_at_primary = ["mirroring_latency_seconds"];
+    let not_at_mirror = ["ack_latency_seconds", "confirmation_latency_seconds", "risk_promised"];
+    for (site, without) in [(1, &not_at_primary[..]), (2, &not_at_mirror[..])] {
+        let found = pushed.iter().filter(|seen| seen.site == Some(site)).map(|seen| seen.name.clone());
+        let without: BTreeSet<String> = without.iter().copied().map(pushed_name).collect();
+        let expected: BTreeSet<String> = expected.difference(&without).cloned().collect();
+        assert_eq!(found.collect::<BTreeSet<_>>(), expected, "of site {site}");
+    }
+}
+
+/// The name of a documented metric when it is pushed.
+fn pushed_name(documented: &str) -> String {
+    format!("parhelion_{}", documented.strip_suffix("_total").unwrap_or(documented))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

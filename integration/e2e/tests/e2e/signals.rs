@@ -1,4 +1,4 @@
-//! What a service manager does to a node.
+//! What a service manager does to a node, and whoever has it in a terminal.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use parhelion_e2e::{At, Pair, PairOptions, payload, poll};
 use parhelion_types::{Degrade, Durability, Error, LogId};
 use tokio::task::JoinHandle;
 
+use crate::unit::{Unit, drain_default};
 use crate::{SOON, at_level};
 
 /// An append that the primary has accepted and cannot acknowledge, for its mirror is frozen.
@@ -58,21 +59,27 @@ async fn what_can_never_be_answered_holds_a_node_only_for_its_drain_time() {
     let mut pair = Pair::start(patient().primary("node.drain", "1s")).await;
     let (_, _waiting) = append_that_waits(&mut pair).await;
     let start = Instant::now();
-    pair.primary.node().terminate();
+    // Ctrl-C drains as SIGTERM does.
+    pair.primary.node().interrupt();
     assert_eq!(pair.primary.node().wait(SOON), Some(0), "{}", pair.logs_text());
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(10), "it took {took:?}");
+    assert!(pair.primary.node().log_text().contains("SIGINT"), "{}", pair.logs_text());
+    // With the settings that nobody changed there is still time to close before systemd kills it.
+    let closing = took - Duration::from_secs(1);
+    let limit = Unit::documented().stop_limit();
+    assert!(drain_default() + closing < limit, "{closing:?} after draining, and {limit:?} in all");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_stops_at_once() {
     let mut pair = Pair::start(patient()).await;
     let (_, _waiting) = append_that_waits(&mut pair).await;
-    pair.primary.node().terminate();
+    pair.primary.node().interrupt();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(pair.primary.node().ended().is_none(), "it did not drain");
     let start = Instant::now();
-    pair.primary.node().terminate();
+    pair.primary.node().interrupt();
     assert_eq!(pair.primary.node().wait(SOON), Some(130), "{}", pair.logs_text());
     assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
     pair.primary.gone();

@@ -11,6 +11,7 @@ use parhelion_types::limits::APPEND_BYTES_MAX;
 use parhelion_types::{Degrade, Durability, ErrorKind, LogAddress, LogId};
 use serde_json::Value;
 
+use crate::http::gets_are_as_described;
 use crate::{SOON, at_level};
 
 /// Logs named `log-0` and so on, created through one node after the other.
@@ -53,7 +54,7 @@ async fn four_nodes_are_one_site() {
 }
 
 async fn one_site(shape: Shape) {
-    let mut cluster = Cluster::start(shape).await;
+    let mut cluster = Cluster::down(shape).with("http.listen", "127.0.0.1:0").up().await;
     let nodes = shape.nodes();
     let logs = create_logs(&cluster, nodes, 4).await;
     assert_eq!(logs, (0..4).map(LogId).collect::<Vec<_>>());
@@ -123,6 +124,12 @@ async fn one_site(shape: Shape) {
     }
     let text = cluster.tool(At::Primary, 2, &["mirror", "status"]).run().done().text();
     assert!(text.contains("log-3") && text.contains("storage"), "{text}");
+    let (_, first) = &written[0];
+    for at in [At::Primary, At::Mirror] {
+        for node in cluster.site(at) {
+            gets_are_as_described(node.node(), &first.log.to_string(), &first.address.to_string()).await;
+        }
+    }
 
     // Each role drains and stops in order, and takes up its work again.
     for node in cluster.primary.iter_mut().chain(&mut cluster.mirror) {

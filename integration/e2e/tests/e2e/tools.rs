@@ -157,6 +157,9 @@ async fn a_session_at_the_command_line() {
         assert!(stages.contains(&stage), "no {stage} in {stages:?}");
     }
     assert_eq!((stages[0], stages[stages.len() - 1]), ("accepted", "acknowledged"));
+    let times: Vec<u64> =
+        acked["path"].as_array().unwrap().iter().map(|stage| stage["micros"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted() && times[0] == 0 && times[times.len() - 1] > 0, "{acked}");
     let again = tool(&append).input(&bytes).run().done().json();
     assert_eq!((&again["duplicate"], &again["address"]), (&true.into(), &acked["address"]));
     assert_eq!(acked["request_id"], format!("{:032x}", 0xc0ffee));

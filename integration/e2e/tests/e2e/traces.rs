@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use parhelion_client::{AppendOptions, Client};
-use parhelion_e2e::{At, Collector, Pair, PairOptions, SeenSpan, payload, poll};
+use parhelion_e2e::{At, Cluster, Collector, Pair, PairOptions, SeenSpan, Shape, payload, poll};
 use parhelion_types::{Degrade, Durability, LogId, TraceContext};
 
 use crate::{SOON, at_level, on_the_wire};
@@ -16,6 +16,8 @@ const APART: Duration = Duration::from_millis(20);
 const HERE: [&str; 6] =
     ["append", "append.local", "link.source", "link.repair", "risk.estimate", "append.ack"];
 const THERE: [&str; 3] = ["mirror.receive", "mirror.apply", "mirror.ack"];
+/// Of a risk that repairs lower.
+const RISK: &str = "risk.estimate";
 
 /// A pair whose nodes export their traces, and a log at its primary.
 struct Bed {
@@ -28,8 +30,13 @@ struct Bed {
 impl Bed {
     /// `sample`: share of the appends that are traced when the client does not decide.
     async fn start(sample: u8) -> Self {
-        let collector = Collector::start(Path::new(env!("CARGO_BIN_EXE_otlp-receiver")));
+        Self::start_over("quic", sample).await
+    }
+
+    async fn start_over(transport: &str, sample: u8) -> Self {
+        let collector = collector();
         let options = PairOptions::default().apart(APART).both("telemetry.otlp", collector.endpoint());
+        let options = options.both("link.transport", transport);
         let pair = Pair::start(options.both("telemetry.sample", sample)).await;
         let here = pair.client(At::Primary).await;
         let log = here.create("orders", Degrade::Block).await.unwrap();
@@ -37,11 +44,27 @@ impl Bed {
     }
 }
 
+fn collector() -> Collector {
+    Collector::start(Path::new(env!("CARGO_BIN_EXE_otlp-receiver")))
+}
+
+/// All spans of an append at both sites, but those.
+fn spans_but(without: &[&str]) -> Vec<&'static str> {
+    HERE.into_iter().chain(THERE).filter(|name| !without.contains(name)).collect()
+}
+
 /// The spans of the trace whose `append` is as asked, when all of them have come.
 async fn trace_of(collector: &Collector, root: impl Fn(&SeenSpan) -> bool) -> Vec<SeenSpan> {
-    let complete = |trace: &[SeenSpan]| {
-        HERE.iter().chain(&THERE).all(|name| trace.iter().any(|span| span.name == *name))
-    };
+    trace_with(collector, &spans_but(&[]), root).await
+}
+
+/// The same, when all spans of these names have come.
+async fn trace_with(
+    collector: &Collector,
+    names: &[&str],
+    root: impl Fn(&SeenSpan) -> bool,
+) -> Vec<SeenSpan> {
+    let complete = |trace: &[SeenSpan]| names.iter().all(|name| trace.iter().any(|span| span.name == *name));
     let mut best = Vec::new();
     for _ in 0..SOON.as_millis() / 100 {
         let spans = collector.spans();
@@ -62,8 +85,14 @@ fn named<'a>(trace: &'a [SeenSpan], name: &str) -> &'a SeenSpan {
 }
 
 fn check(trace: &[SeenSpan]) {
+    check_spans(trace, &spans_but(&[]));
+    assert!(named(trace, "link.repair").events.iter().any(|event| event == "coverage"), "no coverage event");
+}
+
+/// Checks sites, parents and times of the spans of these names.
+fn check_spans(trace: &[SeenSpan], names: &[&str]) {
     let root = named(trace, "append");
-    for name in HERE.iter().chain(&THERE) {
+    for name in names {
         let span = named(trace, name);
         let site = if THERE.contains(name) { 2 } else { 1 };
         assert_eq!(span.site, Some(site), "{name} is of the wrong site");
@@ -74,7 +103,6 @@ fn check(trace: &[SeenSpan]) {
             assert_eq!(span.parent, root.span, "parent of {name}");
         }
     }
-    assert!(named(trace, "link.repair").events.iter().any(|event| event == "coverage"), "no coverage event");
     let (received, applied, confirmed) =
         (named(trace, "mirror.receive"), named(trace, "mirror.apply"), named(trace, "mirror.ack"));
     assert!(received.times.0 <= applied.times.0 && applied.times.1 <= confirmed.times.1);
@@ -89,6 +117,45 @@ async fn one_trace_tells_the_life_of_an_append_at_both_sites() {
     let trace = trace_of(&collector, |_| true).await;
     assert!(named(&trace, "append").parent.is_empty(), "nobody began it");
     check(&trace);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_trace_spans_both_sites_over_tcp() {
+    let Bed { collector, here, log, _pair } = Bed::start_over("tcp", 1).await;
+    here.append(log, payload(1, 4321), at_level(Durability::Remote)).await.unwrap();
+    let names = spans_but(&[RISK]);
+    let trace = trace_with(&collector, &names, |_| true).await;
+    check_spans(&trace, &names);
+    // There are no repairs, so that nothing covers an append and no risk falls.
+    assert!(named(&trace, "link.repair").events.is_empty(), "{trace:?}");
+    assert!(!trace.iter().any(|span| span.name == RISK), "{trace:?}");
+}
+
+/// The storage node of the log traces it, whichever node a client talks to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_trace_tells_of_an_append_through_another_node_of_a_site() {
+    let collector = collector();
+    let cluster = Cluster::down(Shape::Three).apart(APART);
+    let cluster = cluster.with("telemetry.otlp", collector.endpoint()).with("telemetry.sample", 1).up().await;
+    let log = cluster.client(At::Primary, 1).await.create("orders", Degrade::Block).await.unwrap();
+    let status = cluster.client(At::Primary, 1).await.status().await.unwrap();
+    let home = status["logs"]["logs"][0]["node"].as_u64().unwrap() as usize;
+    // Neither the node with the metadata and the link nor the other storage node has the log.
+    let others: Vec<usize> = (1..=Shape::Three.nodes()).filter(|node| *node != home).collect();
+    assert_eq!(others.len(), 2, "{status}");
+    for (through, bytes) in others.into_iter().zip([1111, 2222]) {
+        let client = cluster.client(At::Primary, through).await;
+        let acked = client.append(log, payload(1, bytes), on_the_wire()).await.unwrap();
+        assert_eq!(acked.reached, Durability::Network, "{acked:?}");
+        let is_it = |root: &SeenSpan| root.attributes["parhelion.bytes"] == bytes.to_string();
+        let trace = trace_of(&collector, is_it).await;
+        check(&trace);
+        assert!(named(&trace, "append").parent.is_empty(), "nobody began it");
+        let foreign = trace.iter().find(|span| span.site == Some(1) && span.node != i64::try_from(home).ok());
+        assert!(foreign.is_none(), "node {home} has the log, and was asked through {through}: {foreign:?}");
+        let roots = collector.spans().into_iter().filter(|span| span.name == "append" && is_it(span)).count();
+        assert_eq!(roots, 1, "an append through node {through} has more than one trace");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

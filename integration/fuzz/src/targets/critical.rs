@@ -273,7 +273,12 @@ impl Bed {
 
     fn link_up(&mut self, marks: Vec<LogMarkV1>) {
         let structure = Structure::Block { r: 4, c: 2, depth: 1 };
-        self.step(Input::LinkUp { marks, structure, code: "reed-solomon 1 c=2 r=4".to_owned() });
+        self.step(Input::LinkUp {
+            time: SourceTime(5),
+            marks,
+            structure,
+            code: "reed-solomon 1 c=2 r=4".to_owned(),
+        });
         self.step(Input::Append(Append {
             token: TOKEN,
             asked: AppendRequest {
@@ -345,8 +350,8 @@ impl Bed {
             _ => None,
         });
         let epoch = epoch.expect("a promotion is answered");
-        for log in self.replica.into_logs(epoch) {
-            assert!(log.tail.epoch() >= epoch);
+        for log in self.replica.take_logs() {
+            assert!(log.tail.epoch() < epoch, "what is written from now on outranks what there is");
         }
     }
 }

@@ -44,27 +44,12 @@ impl Bed {
         (common, records): (u64, u64),
         refusal: Option<Error>,
     ) -> Self {
-        let mut tail = Tail::new(LOG);
-        let fields = RecordFields { kind: RecordKind::Create, ..RecordFields::default() };
-        let payload = CreatePayload { degrade, name: "orders".to_owned() }.to_bytes();
-        tail.place(fields, &payload, SEGMENT_BYTES);
-        let mut ends = vec![tail];
-        for _ in 1..records {
-            tail.place(RecordFields::default(), &[7; 100], SEGMENT_BYTES);
-            ends.push(tail);
-        }
-        let log = PrimaryLog {
-            log: LOG,
-            name: "orders".to_owned(),
-            degrade,
-            tail,
-            common: ends[common as usize - 1],
-            active: ActiveMap::default(),
-            requests: Vec::new(),
-            newest: SourceTime(1),
-            refusal,
-        };
-        Self { primary: Primary::new(config, pricer(), vec![log]), now: Time::from_nanos(1), token: 0 }
+        Self::of(config, vec![recovered(LOG, degrade, (common, records), refusal)])
+    }
+
+    /// A process that finds these logs.
+    pub fn of(config: PrimaryConfig, logs: Vec<PrimaryLog>) -> Self {
+        Self { primary: Primary::new(config, pricer(), logs), now: Time::from_nanos(1), token: 0 }
     }
 
     pub fn token(&mut self) -> Token {
@@ -114,7 +99,12 @@ impl Bed {
         let end = self.primary.log(LOG).unwrap().end;
         let structure = Structure::Layered { r: 8, interleaves: LAYERED.to_vec(), delayed: false };
         let marks = if records == 0 { vec![] } else { vec![mark(records, end, 0)] };
-        self.step(Input::LinkUp { marks, structure, code: "layered-interleaving 1".to_owned() })
+        self.step(Input::LinkUp {
+            time: SourceTime(5),
+            marks,
+            structure,
+            code: "layered-interleaving 1".to_owned(),
+        })
     }
 
     pub fn announced(&mut self, number: u64) -> Vec<Effect> {
@@ -166,6 +156,35 @@ pub fn acked(effects: &[Effect]) -> Option<&parhelion_mirror::Acked> {
     })
 }
 
+/// A log with `records` records, of which the mirror had no more than `common` when a process was last sure.
+pub fn recovered(
+    log: LogId,
+    degrade: Degrade,
+    (common, records): (u64, u64),
+    refusal: Option<Error>,
+) -> PrimaryLog {
+    let mut tail = Tail::new(log);
+    let fields = RecordFields { kind: RecordKind::Create, ..RecordFields::default() };
+    let payload = CreatePayload { degrade, name: "orders".to_owned() }.to_bytes();
+    tail.place(fields, &payload, SEGMENT_BYTES);
+    let mut ends = vec![tail];
+    for _ in 1..records {
+        tail.place(RecordFields::default(), &[7; 100], SEGMENT_BYTES);
+        ends.push(tail);
+    }
+    PrimaryLog {
+        log,
+        name: "orders".to_owned(),
+        degrade,
+        tail,
+        common: ends[common as usize - 1],
+        active: ActiveMap::default(),
+        requests: Vec::new(),
+        newest: SourceTime(1),
+        refusal,
+    }
+}
+
 /// A session whose mirror says this of its logs. That they were compared is left out.
 pub fn up_with(bed: &mut Bed, marks: Vec<LogMarkV1>) -> Vec<Effect> {
     let mut effects = compared_with(bed, marks);
@@ -175,7 +194,12 @@ pub fn up_with(bed: &mut Bed, marks: Vec<LogMarkV1>) -> Vec<Effect> {
 
 /// As [`up_with`], with all effects.
 pub fn compared_with(bed: &mut Bed, marks: Vec<LogMarkV1>) -> Vec<Effect> {
-    bed.step(Input::LinkUp { marks, structure: Structure::None, code: "none".to_owned() })
+    bed.step(Input::LinkUp {
+        time: SourceTime(5),
+        marks,
+        structure: Structure::None,
+        code: "none".to_owned(),
+    })
 }
 
 pub fn create(token: Token, log: LogId, name: &str) -> Input {

@@ -1,7 +1,7 @@
 //! Who gets how much of the link's buffer.
 
 use parhelion_log::{Record, RecordFields, RecordKind, Tail};
-use parhelion_mirror::{Effect, Event, Input};
+use parhelion_mirror::{Backlog, Effect, Event, Input};
 use parhelion_types::{Degrade, Durability, LogId, RecordKey};
 use parhelion_wire::link::LogMarkV1;
 
@@ -31,18 +31,18 @@ fn a_full_link_buffer_spills_to_the_log() {
 }
 
 /// Creates a log that is fed live from then on.
-fn second_log(bed: &mut Bed) -> LogId {
+pub fn second_log(bed: &mut Bed) -> LogId {
     let log = LogId(1);
     let creation = record(&bed.step(create(50, log, "new"))).clone();
     let effects = bed.step(Input::Durable { log, records: 1 });
     let Some(Effect::ReadBacklog { session, .. }) = effects.last() else { panic!("{effects:?}") };
-    bed.step(Input::Backlog { log, session: *session, records: Ok(vec![creation]) });
+    bed.step(Input::Backlog { log, session: *session, read: Backlog::Records(vec![creation]) });
     assert_eq!(bed.primary.log(log).unwrap().feed, "live");
     log
 }
 
 /// Sends appends of 10,000 bytes to a log until it spills; how many were sent, and all that were appended.
-fn fill(bed: &mut Bed, log: LogId, durability: Durability) -> (usize, Vec<Record>) {
+pub fn fill(bed: &mut Bed, log: LogId, durability: Durability) -> (usize, Vec<Record>) {
     let mut appended = Vec::new();
     loop {
         let request = 100 * u128::from(log.0 + 1) + appended.len() as u128;
@@ -99,7 +99,7 @@ fn what_is_awaited_of_a_spilled_log_goes_before_the_backlog_that_nobody_waits_fo
     let Some(Effect::ReadBacklog { bytes_max, session, .. }) = effects.last() else { panic!("{effects:?}") };
     assert!((20 << 10..28 << 10).contains(bytes_max), "all that is left: {bytes_max}");
     let backlog = vec![appended[count].clone(), awaited.clone(), later];
-    let effects = bed.step(Input::Backlog { log: LOG, session: *session, records: Ok(backlog) });
+    let effects = bed.step(Input::Backlog { log: LOG, session: *session, read: Backlog::Records(backlog) });
     let behind = appended[count].header.key();
     assert_eq!(sent(&effects), [behind, awaited.header.key()], "nobody waits for what is behind them");
     // That one goes when the mirror has confirmed what nobody waits for either.
@@ -142,7 +142,8 @@ fn logs_that_are_behind_take_turns() {
             .map(|_| tail.place(fields(RecordKind::Append), &[7; 40_000], SEGMENT_BYTES).0)
             .collect();
         let session = 1;
-        let answer = Input::Backlog { log, session, records: Ok(backlog[number as usize..].to_vec()) };
+        let answer =
+            Input::Backlog { log, session, read: Backlog::Records(backlog[number as usize..].to_vec()) };
         assert!(asked(&bed.step(answer)).is_empty(), "its forty kilobytes leave too little room");
         let confirmed = LogMarkV1 { log: log.0, ..mark(number + 1, tail.next_address(), 0) };
         effects = bed.step(Input::Mirrored(vec![confirmed]));

@@ -14,7 +14,7 @@ use crate::SOON;
 /// Runs a node again and again, with the same words each time, whatever the last one left behind. No test code has a
 /// hand in it: a test kills the node by its process id, and may hold the loop up to look at the other site meanwhile.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     name: &'static str,
     shell: Child,
     files: Files,
@@ -35,8 +35,8 @@ struct Files {
     ends: PathBuf,
 }
 
-/// As `docs/parhelion.service` does: a wrong setting (2) is not mended by a restart, all else is. The node dies with the
-/// shell, and the shell with the test.
+/// As `docs/parhelion.service` does, which a test holds against it: a wrong setting (2) is not mended by a restart, all else
+/// is. The node dies with the shell, and the shell with the test.
 const LOOP: &str = r#"
 while :; do
     while [ -e "$HOLD" ]; do sleep 0.01; done
@@ -49,13 +49,13 @@ while :; do
 done
 "#;
 /// How the shell calls an end by SIGKILL.
-const KILLED: &str = "137";
+const KILLED: i32 = 137;
 
 impl Keeper {
     /// Starts the loop, and with it the node.
     ///
     /// Call it from the test's own thread: the kernel kills the loop when the thread that started it ends.
-    pub(super) fn start(spec: &NodeSpec) -> Self {
+    pub(crate) fn start(spec: &NodeSpec) -> Self {
         let file = |ending| spec.directory.join(format!("{}.{ending}", spec.name));
         let files =
             Files { hold: file("hold"), pid: file("pid"), served: file("served"), ends: file("ends") };
@@ -112,7 +112,7 @@ impl Keeper {
     }
 
     /// How many nodes have come so far as to serve.
-    pub(super) fn served(&self) -> usize {
+    pub(crate) fn served(&self) -> usize {
         lines(&self.files.served).len()
     }
 
@@ -128,13 +128,18 @@ impl Keeper {
         self.kill().await;
     }
 
+    /// How each node ended, as the shell says it: its exit code, or 128 and the signal.
+    pub(crate) fn ends(&self) -> Vec<i32> {
+        lines(&self.files.ends).iter().map(|end| end.parse().expect("the loop writes numbers")).collect()
+    }
+
     /// Checks that no node ended but by the test's hand.
     ///
     /// # Panics
     /// One did.
     pub(super) fn assert_only_killed(&self) {
-        let ends = lines(&self.files.ends);
-        assert!(ends.iter().all(|end| end == KILLED), "{} ended by itself: {ends:?}", self.name);
+        let ends = self.ends();
+        assert!(ends.iter().all(|end| *end == KILLED), "{} ended by itself: {ends:?}", self.name);
     }
 
     /// The node that runs now, unless it was killed already. It is surely ours: it is in the shell's process group.
