@@ -488,7 +488,11 @@ fn missing(announced: &Announcement) -> Missing {
 fn store_error(error: StoreError) -> Error {
     let kind = match &error {
         StoreError::NoLog(_) | StoreError::NoRecord { .. } => ErrorKind::NotFound,
-        StoreError::Corrupt { .. } => ErrorKind::Corrupt,
+        StoreError::Corrupt(damage) => {
+            // Whoever asked may not be who can mend it.
+            tracing::error!(%damage, "found while reading; the log is served, and is checked when the node starts");
+            ErrorKind::Corrupt
+        }
         StoreError::Busy(_) => ErrorKind::Busy,
         _ => ErrorKind::Internal,
     };

@@ -101,6 +101,7 @@ impl PrimaryLogs<'_> {
         json!({
             "logs": logs.len(), "records": sum(&|log| log.records), "waiting": sum(&|log| log.waiting as u64),
             "refused": sum(&|log| u64::from(log.refusal.is_some())),
+            "refused_by_mirror": sum(&|log| u64::from(is_refused_by_mirror(log))),
             "lag_bytes": has_mirror.then(|| lagging().map(|log| log.lag_bytes).sum::<u64>()),
             "lag_appends": has_mirror.then(|| lagging().filter_map(|log| self.lag_appends(log)).sum::<u64>()),
             "lag_seconds": has_mirror.then_some(oldest),
@@ -109,7 +110,10 @@ impl PrimaryLogs<'_> {
     }
 
     fn shown(&self) -> Vec<Value> {
-        let urgency = |log: &LogStatus| (log.refusal.is_some(), self.lag_appends(log).unwrap_or_default());
+        let urgency = |log: &LogStatus| {
+            let is_refused = log.refusal.is_some() || is_refused_by_mirror(log);
+            (is_refused, self.lag_appends(log).unwrap_or_default())
+        };
         let show = |log: &LogStatus| {
             json!({
                 "log": log.log.0, "name": log.name, "epoch": log.epoch, "degrade": log.degrade.name(),
@@ -122,6 +126,10 @@ impl PrimaryLogs<'_> {
         };
         most_urgent(self.logs, urgency).into_iter().map(show).collect()
     }
+}
+
+fn is_refused_by_mirror(log: &LogStatus) -> bool {
+    log.feed == "refused"
 }
 
 fn mirrored_log(log: &ReplicaLog, clock: &Clock) -> Value {

@@ -151,7 +151,7 @@ pub struct RecoveredLog {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "log {log} is damaged at {address}, in {}: {reason}; restore it from the other site: with this node stopped, \
-     put that site's file of the same name in its place. Or promote the other site",
+     put that site's file of the same name in its place. Or, at a primary, promote the other site",
     path.display()
 )]
 pub struct Damage {

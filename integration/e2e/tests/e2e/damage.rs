@@ -250,6 +250,12 @@ async fn a_damaged_log_at_the_mirror_is_left_as_it_is_and_the_others_are_mirrore
         let verdicts: Vec<_> =
             verified.json()["logs"].as_array().unwrap().iter().map(|row| row["verdict"].clone()).collect();
         assert_eq!(verdicts, ["DAMAGED", "same"]);
+        let status = pair.tool(At::Primary, &["mirror", "status", "--max-lag", "1h"]).run();
+        let text = String::from_utf8_lossy(&status.stdout);
+        assert!(status.code == Some(4) && text.contains("cannot take 1 log"), "{status:?}");
+        let looked = pair.tool(At::Mirror, &["mirror", "promote", "--dry-run", "--json"]).run();
+        assert_eq!(looked.code, Some(4), "{looked:?}");
+        assert_eq!(looked.json()["refusing"], serde_json::json!([{ "log": log.0, "refusal": "corrupt" }]));
         // A primary that comes back does not cut it either.
         pair.primary.kill();
         pair.primary.start();
@@ -267,6 +273,27 @@ async fn a_damaged_log_at_the_mirror_is_left_as_it_is_and_the_others_are_mirrore
         pair.mirrored().await;
         pair.verify();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_comes_while_nodes_run_is_found_by_comparing_the_sites() {
+    let (mut pair, logs) = mirrored(PairOptions::default()).await;
+    let file = harm(&pair.directory().join("mirror"), 2, Harm::Data);
+    let (primary, mirror) = (pair.primary.api.to_string(), pair.mirror.api.to_string());
+    for (at, other) in [(At::Primary, &mirror), (At::Mirror, &primary)] {
+        let verified = pair.tool(at, &["mirror", "verify", "--json", "--other", other]).run();
+        assert_eq!(verified.code, Some(4), "{verified:?}");
+        let found = verified.json();
+        assert_eq!(found["logs"][0]["verdict"], "DAMAGED", "{found}");
+        assert_eq!(found["logs"][1]["verdict"], "same", "{found}");
+        let said = found["logs"][0]["damage"][0].as_str().expect("it says where");
+        let address = logs[0].1[2].1.to_string();
+        for word in [&mirror, &address, &file.display().to_string()] {
+            assert!(said.contains(word), "no {word} in {said}");
+        }
+    }
+    let log = pair.mirror.node().log_text();
+    assert!(log.contains("found while reading") && log.contains(&file.display().to_string()), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -67,6 +67,9 @@ impl Lag {
             return format!("the mirror lacks {appends}, {bytes}; the oldest is {age} old");
         }
         let text = match has_been_linked(status) {
+            Some(true) if refused_by_mirror(status) > 0 => {
+                "the mirror has everything of the logs that it can take"
+            }
             Some(true) if silent(status).is_empty() => "the mirror has everything",
             Some(true) => "the mirror has everything that the nodes which answer have",
             Some(false) => "nothing waits for the mirror, but this node has not met it since it was started",
@@ -83,6 +86,11 @@ impl Lag {
 /// The logs that a status shows one by one.
 fn logs_of(status: &Value) -> &[Value] {
     status["logs"]["logs"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// How many logs the mirror cannot take. It may have less of them than it has confirmed.
+fn refused_by_mirror(status: &Value) -> u64 {
+    status["logs"]["totals"]["refused_by_mirror"].as_u64().unwrap_or_default()
 }
 
 /// The epoch under which the other site was promoted, if this primary was told so.
@@ -179,7 +187,9 @@ async fn status(
         .into());
     }
     let over = lag.map(|lag| {
-        max_lag.is_some_and(|limit| lag.age() > limit) || max_lag_bytes.is_some_and(|limit| lag.bytes > limit)
+        max_lag.is_some_and(|limit| lag.age() > limit)
+            || max_lag_bytes.is_some_and(|limit| lag.bytes > limit)
+            || refused_by_mirror(&status) > 0
     });
     status["lag"] = lag.map_or(Value::Null, |lag| lag.json());
     status["mirrors_to_nobody"] = json!(nobody);
@@ -196,6 +206,13 @@ async fn status(
         let warning = link_warning(&status);
         if let Some(lag) = lag {
             say!("\n{}", lag.text(&status));
+            if let refused @ 1.. = refused_by_mirror(&status) {
+                say!(
+                    "WARNING: the mirror cannot take {}, and may have less of what it confirmed; its `parhelion mirror status` \
+                     says why",
+                    counted(refused, "log")
+                );
+            }
             for node in silent(&status) {
                 say!("WARNING: storage node {node} does not answer, and its logs are not in this; start it");
             }
@@ -217,7 +234,7 @@ async fn status(
     }
     if over == Some(true) {
         if !server.json {
-            say!("ALARM: that is over the limit");
+            say!("ALARM: that is over the limit, or a log is not mirrored");
         }
         return Ok(Exit::Found);
     }
@@ -374,6 +391,8 @@ mod tests {
         let node = json!({ "node": 2, "roles": ["storage"], "reachable": false });
         let silent = json!({ "link": { "sessions": 1 }, "nodes": [node] });
         assert!(Lag::default().text(&silent).contains("nodes which answer"));
+        let refused = json!({ "link": { "sessions": 1 }, "logs": { "totals": { "refused_by_mirror": 2 } } });
+        assert!(Lag::default().text(&refused).contains("that it can take"));
         assert_eq!(Lag::of(&json!({ "duty": "mirror", "logs": {} })), None);
     }
 

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use parhelion_client::Client;
 use parhelion_gate::{Missing, Promotion};
-use parhelion_types::{Error, LogAddress, LogId, SegmentId};
+use parhelion_types::{Error, ErrorKind, LogAddress, LogId, SegmentId};
 use serde_json::{Value, json};
 
 use crate::cli::ServerArgs;
@@ -25,24 +25,26 @@ pub async fn promote(server: &ServerArgs, dry_run: bool, yes: bool) -> Result<Ex
     }
     let client = connect(server, As::Admin).await?;
     let mut found = client.promote(dry_run).await?;
-    let told = if dry_run {
-        Ok(())
-    } else {
-        list_rest(&client, &mut found).await.map_err(|error| {
-            Failure::from(Error::new(
-                error.kind(),
-                format!(
-                    "the site is promoted, but its list of what is missing did not arrive: {}; `parhelion mirror \
-                     missing` asks for it again",
-                    error.message()
-                ),
-            ))
-        })
+    let told = async {
+        if !dry_run {
+            list_rest(&client, &mut found).await?;
+        }
+        refusing(&client).await
     };
-    told?;
+    let refusing = told.await.map_err(|error| match dry_run {
+        true => error,
+        false => Error::new(
+            error.kind(),
+            format!(
+                "the site is promoted, but its list of what is missing did not arrive: {}; `parhelion mirror missing` asks \
+                 for it again",
+                error.message()
+            ),
+        ),
+    })?;
     if server.json {
-        print_found(&found, Some(dry_run));
-        return Ok(exit(&found));
+        print_found(&found, &refusing, Some(dry_run));
+        return Ok(exit(&found, &refusing));
     }
     let would = if dry_run { "would be " } else { "" };
     say!("{would}primary of {} under epoch {}", counted(found.logs.into(), "log"), found.epoch);
@@ -51,7 +53,8 @@ pub async fn promote(server: &ServerArgs, dry_run: bool, yes: bool) -> Result<Ex
     if let Some(more) = more_missing(found.missing.len() as u64, found.missing_count, dry_run) {
         say!("{more}");
     }
-    Ok(exit(&found))
+    warn_of(&refusing);
+    Ok(exit(&found, &refusing))
 }
 
 /// Lists what the promotion of a site found.
@@ -59,9 +62,10 @@ pub async fn missing(server: &ServerArgs) -> Result<Exit, Failure> {
     let client = connect(server, As::Admin).await?;
     let mut found = client.list_missing(LogId(0), LogAddress::default()).await?;
     list_rest(&client, &mut found).await?;
+    let refusing = refusing(&client).await?;
     if server.json {
-        print_found(&found, None);
-        return Ok(exit(&found));
+        print_found(&found, &refusing, None);
+        return Ok(exit(&found, &refusing));
     }
     say!("promoted to epoch {}, with {}", found.epoch, counted(found.logs.into(), "log"));
     say_counts(&found);
@@ -71,7 +75,27 @@ pub async fn missing(server: &ServerArgs) -> Result<Exit, Failure> {
     if let Some(unlisted) = unlisted(&found) {
         say!("{unlisted}");
     }
-    Ok(exit(&found))
+    warn_of(&refusing);
+    Ok(exit(&found, &refusing))
+}
+
+/// The logs that take no appends here, with the kind of their refusal: of a damaged one, what lies behind the damage cannot be
+/// read, and is not among what is missing.
+async fn refusing(client: &Client) -> Result<Vec<(LogId, ErrorKind)>, Error> {
+    let logs = client.list().await?;
+    // That of a mirror's whole logs is the site's, and ends with its promotion.
+    let own = |kind: &ErrorKind| !matches!(kind, ErrorKind::Unsupported | ErrorKind::Fenced);
+    Ok(logs.iter().filter_map(|log| Some((log.log, log.refusal.filter(own)?))).collect())
+}
+
+fn warn_of(refusing: &[(LogId, ErrorKind)]) {
+    for (log, kind) in refusing {
+        say!(
+            "WARNING: log {log} takes no appends here ({}), and what it has may not all be readable; `parhelion mirror \
+             status` says why",
+            kind.name()
+        );
+    }
 }
 
 /// Asks for the missing appends that the first answer had no room for.
@@ -98,21 +122,23 @@ fn behind(missing: &Missing) -> (LogId, LogAddress) {
     (missing.log, next)
 }
 
-fn exit(found: &Promotion) -> Exit {
-    if found.missing_count > 0 { Exit::Found } else { Exit::Done }
+fn exit(found: &Promotion, refusing: &[(LogId, ErrorKind)]) -> Exit {
+    if found.missing_count > 0 || !refusing.is_empty() { Exit::Found } else { Exit::Done }
 }
 
 /// Prints it as one JSON document, in parts: there may be millions of missing appends.
-fn print_found(found: &Promotion, dry_run: Option<bool>) {
+fn print_found(found: &Promotion, refusing: &[(LogId, ErrorKind)], dry_run: Option<bool>) {
     let Promotion { epoch, logs, missing, missing_count, behind_gap_count } = found;
+    let refusing = refusing.iter().map(|(log, kind)| json!({ "log": log.0, "refusal": kind.name() }));
     let mut head = json!({
         "epoch": epoch.0, "logs": logs, "missing_count": missing_count, "behind_gap_count": behind_gap_count,
+        "refusing": refusing.collect::<Vec<_>>(),
     });
     if let Some(dry_run) = dry_run {
         head["dry_run"] = json!(dry_run);
     }
     let head = head.to_string();
-    write_out(format!("{},\"missing\":[", head.trim_end_matches('}')).as_bytes());
+    write_out(format!("{},\"missing\":[", head.strip_suffix('}').unwrap_or(&head)).as_bytes());
     let mut comma = "";
     for part in missing.chunks(PRINTED_AT_ONCE) {
         let part: Vec<String> = part.iter().map(|missing| one_missing(missing).to_string()).collect();

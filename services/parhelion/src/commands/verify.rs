@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::ServerArgs;
 use crate::client::{As, connect_with};
 use crate::commands::show;
-use crate::output::{Exit, Failure, count, print_table};
+use crate::output::{Exit, Failure, count, print_table, say};
 use crate::progress;
 
 /// Reading a whole log may take as long as it takes.
@@ -30,30 +30,34 @@ pub async fn verify(server: &ServerArgs, other: SocketAddr) -> Result<Exit, Fail
         let mut rows = Vec::new();
         for log in &ours {
             let Some(twin) = find(&theirs, log.log) else {
-                rows.push(Compared {
-                    log: log.log,
-                    until: LogAddress::default(),
-                    records: 0,
-                    verdict: "absent",
-                });
+                rows.push(Compared::absent(log.log, "absent"));
                 continue;
             };
             let until = log.end.min(twin.end);
-            let (a, b) = tokio::try_join!(here.digest(log.log, until), there.digest(log.log, until))?;
+            let (a, b) = tokio::join!(here.digest(log.log, until), there.digest(log.log, until));
+            let mut damage = Vec::new();
+            let [a, b] = [(a, server.address), (b, other)].map(|(digest, site)| match digest {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    damage.push(format!("at {site}: {}", error.message()));
+                    Ok(None)
+                }
+                digest => digest.map(Some),
+            });
+            let (a, b) = (a?, b?);
             // A damaged log is read up to the damage; that it is the same so far says little.
             let is_damaged = [log, &twin].iter().any(|log| log.refusal == Some(ErrorKind::Corrupt));
             let verdict = match a == b {
-                _ if is_damaged => "DAMAGED",
+                _ if is_damaged || !damage.is_empty() => "DAMAGED",
                 true => SAME,
                 false => "DIFFERENT",
             };
-            rows.push(Compared { log: log.log, until, records: a.records, verdict });
+            let records = [a, b].into_iter().flatten().map(|digest| digest.records).max().unwrap_or_default();
+            rows.push(Compared { log: log.log, until, records, verdict, damage });
             done.set(done.get() + log.bytes);
         }
         // What only the other site has is a difference too.
         for log in theirs.iter().filter(|log| find(&ours, log.log).is_none()) {
-            let until = LogAddress::default();
-            rows.push(Compared { log: log.log, until, records: 0, verdict: "absent here" });
+            rows.push(Compared::absent(log.log, "absent here"));
         }
         Ok::<_, Error>(rows)
     };
@@ -61,15 +65,20 @@ pub async fn verify(server: &ServerArgs, other: SocketAddr) -> Result<Exit, Fail
     let same = rows.iter().all(|row| row.verdict == SAME);
     let document: Vec<Value> = rows
         .iter()
-        .map(|Compared { log, until, records, verdict }| {
-            json!({ "log": log.0, "until": until.to_string(), "records": records, "verdict": verdict })
+        .map(|Compared { log, until, records, verdict, damage }| {
+            json!({
+                "log": log.0, "until": until.to_string(), "records": records, "verdict": verdict, "damage": damage,
+            })
         })
         .collect();
     show(server, json!({ "same": same, "logs": document }), || {
-        let row = |Compared { log, until, records, verdict }: &Compared| {
+        let row = |Compared { log, until, records, verdict, .. }: &Compared| {
             [log.to_string(), until.to_string(), count(*records), (*verdict).to_owned()]
         };
         print_table(["log", "up to", "records", "verdict"], rows.iter().map(row));
+        for damage in rows.iter().flat_map(|row| &row.damage) {
+            say!("{damage}");
+        }
     });
     Ok(if same { Exit::Done } else { Exit::Found })
 }
@@ -80,6 +89,14 @@ struct Compared {
     until: LogAddress,
     records: u64,
     verdict: &'static str,
+    /// What was found damaged while it was read, and where.
+    damage: Vec<String>,
+}
+
+impl Compared {
+    fn absent(log: LogId, verdict: &'static str) -> Self {
+        Self { log, until: LogAddress::default(), records: 0, verdict, damage: Vec::new() }
+    }
 }
 
 const SAME: &str = "same";

@@ -282,8 +282,10 @@ impl Settings {
             let needed = node.duty == Duty::Primary && self.has(Role::Link);
             require(!needed || peer.parse::<SocketAddr>().is_ok(), key, peer, reason)?;
         }
-        let tcp = link.peer_tcp.is_empty() || link.peer_tcp.parse::<SocketAddr>().is_ok();
-        let reason = "give an address such as 192.0.2.7:7413, or leave it empty";
+        let needed = node.duty == Duty::Primary && self.has(Role::Link) && link.transport == Transport::Tcp;
+        let tcp = link.peer_tcp.is_empty() && !needed || link.peer_tcp.parse::<SocketAddr>().is_ok();
+        let reason =
+            "give the mirror's address, such as 192.0.2.7:7413; without link.transport=tcp it may be empty";
         require(tcp, "link.peer_tcp", &link.peer_tcp, reason)?;
         self.check_site()
     }
