@@ -509,7 +509,7 @@ fn a_log_that_cannot_be_read_is_fed_to_the_mirror_when_it_can() {
     }
 }
 
-/// In place of the log's file there is something that can be opened and not read; or its directory is away.
+/// In place of the log's file there is something that can be opened and not read; or the directory of all logs is away.
 async fn feeds_when_it_can_be_read(home: &Path, is_disk_away: bool) {
     let mut site = Site::start(home, false);
     let (send, mut commands) = channel::unbounded_channel();
@@ -522,7 +522,7 @@ async fn feeds_when_it_can_be_read(home: &Path, is_disk_away: bool) {
         answer(site.append(&budget, number, 100, Durability::Local).await).await.unwrap();
     }
     let segment = common::segment(home, LogId(0), SegmentId(0));
-    let gone = if is_disk_away { segment.parent().unwrap() } else { &segment };
+    let gone = if is_disk_away { &home.join("logs") } else { &segment };
     let aside = home.join("aside");
     fs::rename(gone, &aside).unwrap();
     if !is_disk_away {

@@ -312,9 +312,8 @@ impl Replica {
                 Some(Refusal::Diverged(_)) | None => None,
             },
         };
-        // A log whose creation never arrived does not exist.
         let logs = std::mem::take(&mut self.logs).into_iter();
-        logs.filter(|(_, log)| log.tail.next_number() > 0).map(take_over).collect()
+        logs.filter(|(_, log)| log.exists()).map(take_over).collect()
     }
 
     /// Takes one input; appends what must be done, in order.
@@ -486,7 +485,7 @@ impl Replica {
         let highest = self.logs.values().map(|log| log.tail.epoch()).max().unwrap_or_default();
         Promotion {
             epoch: highest.max(self.epoch).next(self.site),
-            logs: self.logs.values().filter(|log| log.tail.next_number() > 0).count(),
+            logs: self.logs.values().filter(|log| log.exists()).count(),
             // The record of an epoch has no bytes, and says nothing to whom it does not reach.
             missing: self.announced.iter().filter(|lost| lost.length > 0).copied().collect(),
             unlisted: self.announced.unlisted(),
@@ -506,6 +505,11 @@ impl Replica {
 }
 
 impl Log {
+    /// A log whose creation never arrived does not. One that is damaged from its start does, with nothing whole.
+    fn exists(&self) -> bool {
+        self.tail.next_number() > 0 || matches!(self.refusal, Some(Refusal::Damaged(_)))
+    }
+
     fn empty(id: LogId) -> Self {
         Self {
             name: String::new(),

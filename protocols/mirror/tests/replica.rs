@@ -248,6 +248,17 @@ fn a_damaged_log_is_not_mirrored_and_the_others_are() {
 }
 
 #[test]
+fn a_log_that_is_damaged_from_its_start_is_promoted_as_damaged() {
+    let damage = Error::new(ErrorKind::Corrupt, "log 3 is damaged at 0:64");
+    let mut replica = Replica::new(SITE, Epoch(0), vec![recovered(Tail::new(LOG), Some(damage.clone()))]);
+    let effects = step(&mut replica, ReplicaInput::Promote { token: 1, dry_run: false });
+    let [ReplicaEffect::Promoted { promotion, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(promotion.logs, 1);
+    let logs = replica.take_logs();
+    assert_eq!((logs.len(), logs[0].refusal.clone()), (1, Some(damage)));
+}
+
+#[test]
 fn what_is_announced_of_a_refused_log_is_bounded_and_counted() {
     let (all, tail) = records(3);
     let damage = Error::new(ErrorKind::Corrupt, "log 3 is damaged");

@@ -12,7 +12,7 @@ use crate::track_record::{Failure, Promise};
 ///
 /// # What counts
 /// The promise is what the model says when the coverage of the append is complete for the first time, with nothing of
-/// it reported missing before. It is made then and not later, so that whether an append counts does not depend on how it
+/// it reported missing since its last symbol left. It is made then and not later, so that whether an append counts does not depend on how it
 /// ended. Copies of lost symbols promise nothing new, and of an append that was reported missing earlier nothing was
 /// promised. Nor does a promise count that is above [`PROMISE_MAX`].
 ///

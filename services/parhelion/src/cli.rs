@@ -189,7 +189,9 @@ pub struct AppendArgs {
 #[derive(Debug, Subcommand)]
 pub enum MirrorCommand {
     /// Shows how far the mirror is behind, in bytes, appends and seconds.
-    #[command(after_help = "Exit code 4: the mirror is behind by more than a limit that was given.")]
+    #[command(
+        after_help = "Exit code 4: a limit was given, and the mirror is behind by more, or cannot take a log."
+    )]
     Status {
         #[command(flatten)]
         server: ServerArgs,
@@ -203,8 +205,8 @@ pub enum MirrorCommand {
     /// Makes a mirror writable under a new epoch, and lists what is missing. Of a mirror that was promoted already, says
     /// again what was found.
     #[command(
-        after_help = "Exit code 0: nothing is missing. 4: promoted, or with --dry-run it could be, and appends are missing. 1: not \
-                            promoted, for nobody said yes."
+        after_help = "Exit code 0: nothing is missing. 4: promoted, or with --dry-run it could be, and appends are missing or a \
+                            log is damaged. 1: not promoted, for nobody said yes."
     )]
     Promote {
         #[command(flatten)]
@@ -218,7 +220,7 @@ pub enum MirrorCommand {
     },
     /// Lists what the promotion of this site found to be missing: every append, whenever it is asked for.
     #[command(
-        after_help = "Exit code 0: nothing is missing. 2: this site was not promoted. 4: appends are missing."
+        after_help = "Exit code 0: nothing is missing. 2: this site was not promoted. 4: appends are missing, or a log is damaged."
     )]
     Missing {
         #[command(flatten)]

@@ -55,7 +55,8 @@ pub fn of_site(nodes: &[&Value]) -> Value {
     logs.sort_by_key(|log| log["log"].as_u64());
     let number = |log: &Value, key: &str| log[key].as_u64().unwrap_or_default();
     let behind = |log: &Value| number(log, "lag_appends") + number(log, "announced") + number(log, "held");
-    let shown: Vec<&Value> = most_urgent(&logs, |log| (log["refusal"].is_string(), behind(log)));
+    let shown: Vec<&Value> =
+        most_urgent(&logs, |log| (log["refusal"].is_string() || log["feed"] == "refused", behind(log)));
     let mut all = Map::new();
     // A mirror knows nothing of these.
     if nodes.iter().any(|node| node["logs"]["linked"].is_boolean()) {

@@ -283,10 +283,11 @@ impl Reader {
         let file = match opened {
             Ok(file) => Arc::new(file),
             Err(reason) if reason.kind() == io::ErrorKind::NotFound => {
-                // Without the directory the whole file system may be away, and may come back.
-                return match path.parent().filter(|directory| !directory.exists()) {
-                    Some(directory) => Err(StoreError::Directory { path: directory.to_owned(), reason }),
-                    None => Ok(None),
+                // Without the directory of all logs the file system may be away, and may come back.
+                let directory = self.homes.directory(log);
+                return match directory.join("logs").exists() {
+                    true => Ok(None),
+                    false => Err(StoreError::Directory { path: directory.to_owned(), reason }),
                 };
             }
             Err(reason) => return Err(StoreError::File { path, reason }),

@@ -186,7 +186,7 @@ async fn status(
         ))
         .into());
     }
-    let over = lag.map(|lag| {
+    let over = lag.filter(|_| limited).map(|lag| {
         max_lag.is_some_and(|limit| lag.age() > limit)
             || max_lag_bytes.is_some_and(|limit| lag.bytes > limit)
             || refused_by_mirror(&status) > 0

@@ -83,9 +83,8 @@ pub async fn missing(server: &ServerArgs) -> Result<Exit, Failure> {
 /// read, and is not among what is missing.
 async fn refusing(client: &Client) -> Result<Vec<(LogId, ErrorKind)>, Error> {
     let logs = client.list().await?;
-    // That of a mirror's whole logs is the site's, and ends with its promotion.
-    let own = |kind: &ErrorKind| !matches!(kind, ErrorKind::Unsupported | ErrorKind::Fenced);
-    Ok(logs.iter().filter_map(|log| Some((log.log, log.refusal.filter(own)?))).collect())
+    let is_of_disk = |kind: &ErrorKind| matches!(kind, ErrorKind::Corrupt | ErrorKind::Unavailable);
+    Ok(logs.iter().filter_map(|log| Some((log.log, log.refusal.filter(is_of_disk)?))).collect())
 }
 
 fn warn_of(refusing: &[(LogId, ErrorKind)]) {

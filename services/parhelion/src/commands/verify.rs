@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use parhelion_gate::LogState;
+use parhelion_client::Client;
+use parhelion_gate::{LogDigest, LogState};
 use parhelion_types::{Error, ErrorKind, LogAddress, LogId};
 use serde_json::{Value, json};
 
@@ -33,26 +34,14 @@ pub async fn verify(server: &ServerArgs, other: SocketAddr) -> Result<Exit, Fail
                 rows.push(Compared::absent(log.log, "absent"));
                 continue;
             };
-            let until = log.end.min(twin.end);
-            let (a, b) = tokio::join!(here.digest(log.log, until), there.digest(log.log, until));
-            let mut damage = Vec::new();
-            let [a, b] = [(a, server.address), (b, other)].map(|(digest, site)| match digest {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    damage.push(format!("at {site}: {}", error.message()));
-                    Ok(None)
-                }
-                digest => digest.map(Some),
-            });
-            let (a, b) = (a?, b?);
-            // A damaged log is read up to the damage; that it is the same so far says little.
-            let is_damaged = [log, &twin].iter().any(|log| log.refusal == Some(ErrorKind::Corrupt));
-            let verdict = match a == b {
-                _ if is_damaged || !damage.is_empty() => "DAMAGED",
-                true => SAME,
-                false => "DIFFERENT",
-            };
-            let records = [a, b].into_iter().flatten().map(|digest| digest.records).max().unwrap_or_default();
-            rows.push(Compared { log: log.log, until, records, verdict, damage });
+            let sites = [(&here, server.address), (&there, other)];
+            let mut compared = compare(sites, log, &twin).await?;
+            if compared.verdict == DIFFERENT {
+                // What one site has may be on its way to the disk of the other, and is not read before.
+                tokio::time::sleep(SYNC_LIMIT).await;
+                compared = compare(sites, log, &twin).await?;
+            }
+            rows.push(compared);
             done.set(done.get() + log.bytes);
         }
         // What only the other site has is a difference too.
@@ -83,6 +72,36 @@ pub async fn verify(server: &ServerArgs, other: SocketAddr) -> Result<Exit, Fail
     Ok(if same { Exit::Done } else { Exit::Found })
 }
 
+/// Compares a log up to where both sites have it.
+async fn compare(
+    sites: [(&Client, SocketAddr); 2],
+    log: &LogState,
+    twin: &LogState,
+) -> Result<Compared, Error> {
+    let until = log.end.min(twin.end);
+    let [(here, _), (there, _)] = sites;
+    let (a, b) = tokio::join!(here.digest(log.log, until), there.digest(log.log, until));
+    let mut damage = Vec::new();
+    let mut readable = |digest: Result<LogDigest, Error>, (_, site): (&Client, SocketAddr)| match digest {
+        // Damaged, or on a disk that fails.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal) => {
+            damage.push(format!("at {site}: {}", error.message()));
+            Ok(None)
+        }
+        digest => digest.map(Some),
+    };
+    let (a, b) = (readable(a, sites[0])?, readable(b, sites[1])?);
+    // A damaged log is read up to the damage; that it is the same so far says little.
+    let is_damaged = [log, twin].iter().any(|log| log.refusal == Some(ErrorKind::Corrupt));
+    let verdict = match a == b {
+        _ if is_damaged || !damage.is_empty() => "DAMAGED",
+        true => SAME,
+        false => DIFFERENT,
+    };
+    let records = [a, b].into_iter().flatten().map(|digest| digest.records).max().unwrap_or_default();
+    Ok(Compared { log: log.log, until, records, verdict, damage })
+}
+
 /// What the comparison of one log found.
 struct Compared {
     log: LogId,
@@ -100,3 +119,7 @@ impl Compared {
 }
 
 const SAME: &str = "same";
+const DIFFERENT: &str = "DIFFERENT";
+
+/// A disk that takes longer is not well.
+const SYNC_LIMIT: Duration = Duration::from_secs(1);

@@ -64,7 +64,7 @@ where
 /// Reads a list of paths, or one text with commas between them: a path may have blanks.
 pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
     let paths = deserializer.deserialize_any(List { separators: &[','] })?;
-    Ok(paths.into_iter().map(PathBuf::from).collect())
+    Ok(paths.iter().map(|path| PathBuf::from(path.trim())).collect())
 }
 
 /// A list of texts, or one text with separators between its members.
@@ -238,7 +238,7 @@ mod tests {
             assert!(settings.has(Role::Link) && settings.has(Role::Metadata) && !settings.has(Role::Storage));
         }
         for directories in
-            ["storage.directories=/data/a b,/data/c", "storage.directories=[\"/data/a b\", \"/data/c\"]"]
+            ["storage.directories=/data/a b, /data/c", "storage.directories=[\"/data/a b\", \"/data/c\"]"]
         {
             let settings = settings(&[directories]);
             assert_eq!(settings.storage.directories, ["/data/a b", "/data/c"].map(std::path::PathBuf::from));
