@@ -169,10 +169,7 @@ impl LogState {
         for pending in self.pending.drain(..) {
             effects.push(Effect::Reply { token: pending.token, reply: Err(fenced.clone()) });
         }
-        // What is damaged here must still be seen.
-        if !self.is_damaged {
-            self.refusal = Some(fenced.clone());
-        }
+        self.refusal = Some(fenced.clone());
         self.fenced_by = Some(epoch.0);
         self.feed = Feed::Off;
         self.in_flight.clear(buffer);
