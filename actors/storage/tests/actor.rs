@@ -108,6 +108,15 @@ impl Site {
         Self { storage, store, pending, metrics, reported, go, commands }
     }
 
+    /// A primary with log 0 on its disk.
+    async fn with_log(home: &Path) -> Self {
+        let mut site = Self::start(home, false);
+        let created = site.create();
+        site.let_go();
+        timeout(SOON, created).await.unwrap().unwrap().unwrap();
+        site
+    }
+
     /// Creates log 0.
     fn create(&self) -> oneshot::Receiver<Result<LogId, Error>> {
         let (answer, created) = oneshot::channel();
@@ -377,10 +386,7 @@ fn appends_that_wait_for_the_mirror_keep_no_room_from_those_that_do_not() {
     const BYTES: usize = 30_000;
     let home = tempfile::tempdir().unwrap();
     run(async {
-        let mut site = Site::start(home.path(), false);
-        let created = site.create();
-        site.let_go();
-        timeout(SOON, created).await.unwrap().unwrap().unwrap();
+        let site = Site::with_log(home.path()).await;
         // Room for one append beside those that wait.
         let budget = Budget::new((BYTES + (WAITING_MAX + 1) * WAITING_APPEND_BYTES) as u64);
         let mut waiting = Vec::new();
@@ -427,10 +433,7 @@ fn appends_that_wait_for_the_mirror_keep_no_room_from_those_that_do_not() {
 fn appends_that_are_refused_or_stored_already_keep_nothing() {
     let home = tempfile::tempdir().unwrap();
     run(async {
-        let mut site = Site::start(home.path(), false);
-        let created = site.create();
-        site.let_go();
-        timeout(SOON, created).await.unwrap().unwrap().unwrap();
+        let site = Site::with_log(home.path()).await;
         let budget = Budget::new(1 << 20);
         let first = site.append(&budget, 1, 50_000, Durability::Remote).await;
         let again = site.append(&budget, 1, 50_000, Durability::Local).await;
@@ -461,10 +464,7 @@ fn appends_that_are_given_up_make_room_for_others_that_wait() {
     const BYTES: usize = 1000;
     let home = tempfile::tempdir().unwrap();
     run(async {
-        let mut site = Site::start(home.path(), false);
-        let created = site.create();
-        site.let_go();
-        timeout(SOON, created).await.unwrap().unwrap().unwrap();
+        let site = Site::with_log(home.path()).await;
         let budget = Budget::new(1 << 20);
         let mut waiting = Vec::new();
         for number in 1..=WAITING_MAX as u64 {
@@ -511,12 +511,9 @@ fn a_log_that_cannot_be_read_is_fed_to_the_mirror_when_it_can() {
 
 /// In place of the log's file there is something that can be opened and not read; or the directory of all logs is away.
 async fn feeds_when_it_can_be_read(home: &Path, is_disk_away: bool) {
-    let mut site = Site::start(home, false);
+    let site = Site::with_log(home).await;
     let (send, mut commands) = channel::unbounded_channel();
     site.storage.do_send(Relink::Primary(send));
-    let created = site.create();
-    site.let_go();
-    timeout(SOON, created).await.unwrap().unwrap().unwrap();
     let budget = Budget::new(1 << 20);
     for number in 1..=3 {
         answer(site.append(&budget, number, 100, Durability::Local).await).await.unwrap();

@@ -46,6 +46,12 @@ pub(crate) enum Class {
     Other,
 }
 
+impl Class {
+    pub fn of(is_awaited: bool) -> Self {
+        if is_awaited { Self::Awaited } else { Self::Other }
+    }
+}
+
 /// Bytes of both classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bytes {

@@ -415,8 +415,7 @@ impl Primary {
             effects.push(announce(&record));
             if log.feed == Feed::Live {
                 // Its predecessors are in the buffer already.
-                let is_awaited = record.header.durability > Durability::Local;
-                let class = if is_awaited { Class::Awaited } else { Class::Other };
+                let class = Class::of(record.header.durability > Durability::Local);
                 if record.bytes().len() <= self.buffer.room(class) {
                     let ledger = (&mut self.ledger, self.pricer.generation());
                     log.send(&record, class, &mut self.buffer, ledger, effects);

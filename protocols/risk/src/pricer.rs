@@ -86,14 +86,11 @@ impl Pricer {
     /// Its coverage does not tell which of its symbols went under which code, so each code that was in force
     /// prices all of them, and the figures add up (union bound over the parts of the append).
     pub fn own(&mut self, exposure: &Exposure, since: CodeGeneration) -> Risk {
-        let codes = (self.newest.0.saturating_sub(since.0) as usize).saturating_add(1);
-        if codes > self.structures.len() {
-            return Risk::CERTAIN;
-        }
+        let Some(codes) = self.codes_since(since) else { return Risk::CERTAIN };
         if let Some(&known) = self.memo.get(&(since, *exposure)) {
             return known;
         }
-        let risk = self.structures[self.structures.len() - codes..]
+        let risk = codes
             .iter()
             .map(|code| self.model.own_risk(&self.channel, code, exposure))
             .fold(Risk::NONE, Risk::or);
@@ -114,9 +111,14 @@ impl Pricer {
 
     /// Whether a code that was in force since then makes repairs.
     pub(crate) fn makes_repairs(&self, since: CodeGeneration) -> bool {
-        let codes =
-            (self.newest.0.saturating_sub(since.0) as usize).saturating_add(1).min(self.structures.len());
-        self.structures[self.structures.len() - codes..].iter().any(|code| code.repairs_per_symbol() > 0)
+        let codes = self.codes_since(since).unwrap_or(&self.structures);
+        codes.iter().any(|code| code.repairs_per_symbol() > 0)
+    }
+
+    /// The codes that were in force since then, oldest first; none if that is more than are remembered.
+    fn codes_since(&self, since: CodeGeneration) -> Option<&[Structure]> {
+        let codes = (self.newest.0.saturating_sub(since.0) as usize).saturating_add(1);
+        self.structures.get(self.structures.len().checked_sub(codes)?..)
     }
 
     /// P(lost) of that many symbols which nothing covers, wherever in the stream they left. In a row they share bursts,

@@ -42,7 +42,7 @@ impl Primary {
             return;
         }
         let awaited_below = log.awaited_below();
-        let class = |number| if number < awaited_below { Class::Awaited } else { Class::Other };
+        let class = |number| Class::of(number < awaited_below);
         if number < log.durable {
             let class = class(number);
             let room = self.buffer.room(class);
@@ -126,7 +126,7 @@ impl Primary {
             if number >= log.durable {
                 break;
             }
-            let class = if number < awaited_below { Class::Awaited } else { Class::Other };
+            let class = Class::of(number < awaited_below);
             // Room was asked for in the class of the first one, as it was then; another has room of its own, or none.
             if class != asked && record.bytes().len() > self.buffer.room(class) {
                 break;
