@@ -121,6 +121,12 @@ pub struct Instruments {
     pub link_up: Gauge,
     /// Sessions begun.
     pub link_sessions: Counter,
+    /// At a primary: codes that broke, at either end, so that the link went on with a built-in one.
+    pub code_faults: Counter,
+    /// At a primary: changes of the link's code that the planner made.
+    pub code_plans: Counter,
+    /// At a primary: 1 while no code meets the risk that is asked for in time, as the planner finds, else 0.
+    pub plan_waits: Gauge,
     /// At a primary: upper bound of the link's loss rate, as the estimator believes it.
     pub link_loss: Gauge,
     /// At a primary: upper bound of the mean loss burst in datagrams, as the estimator believes it.
@@ -332,6 +338,13 @@ impl Instruments {
             )),
             link_up: new.gauge(named("link_up", "1 while a session with the other site is up", None)),
             link_sessions: new.counter(named("link_sessions", "Link sessions begun", None)),
+            code_faults: new.counter(named("link_code_faults", "Codes that broke and were replaced", None)),
+            code_plans: new.counter(named("link_code_plans", "Changes of code that the planner made", None)),
+            plan_waits: new.gauge(named(
+                "link_plan_waits",
+                "1 while no code meets the risk that is asked for in time",
+                None,
+            )),
             link_loss: new.gauge(named(
                 "link_loss",
                 "Upper bound of the loss rate of the link",

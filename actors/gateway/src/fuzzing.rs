@@ -5,13 +5,14 @@
 //! [`MirrorRouting`](crate::MirrorRouting).
 
 use bytes::Bytes;
-use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorEvent};
+use parhelion_link_driver::{CodeLookup, LinkCommand, LinkEvent, MirrorEvent};
 use parhelion_types::{Error, LogId, NodeId};
 use parhelion_wire::link::LogMarkV1;
 use parhelion_wire::site::{SiteChangeCodeV1, SiteJoinV1, SiteLeaveV1, SiteRewindV1, SiteSendV1};
 use parhelion_wire::{ENVELOPE_BYTES, PAYLOAD_BYTES_MAX, WireError};
 use tokio::sync::oneshot;
 
+use crate::error::SiteError;
 use crate::frames::{Frame, FrameBatch, FrameParser};
 use crate::listener::Join;
 use crate::mirror_messages::{
@@ -81,11 +82,11 @@ impl Ear {
 
     /// Nothing heard yet.
     #[must_use]
-    pub fn new(end: End) -> Self {
+    pub fn new(end: End, codes: CodeLookup) -> Self {
         Self {
             end,
             frames: FrameParser::default(),
-            told: ToStorageParser::default(),
+            told: ToStorageParser::new(codes),
             said: FromMirrorParser::default(),
         }
     }
@@ -116,7 +117,11 @@ impl Ear {
             End::Listener => Some(Words::Join(Join::parse(&frame)?)),
             End::PrimaryLink => Some(Words::FromStorage(FromStorage::parse(frame)?)),
             End::PrimaryStorage => {
-                self.told.parse(&frame)?.map(|(told, session)| Words::ToStorage(told, session))
+                let told = self.told.parse(&frame).map_err(|error| match error {
+                    SiteError::Wire(error) => error,
+                    _ => WireError::Invalid { what: "code" },
+                });
+                told?.map(|(told, session)| Words::ToStorage(told, session))
             }
             End::MirrorLink => self.said.parse(&frame)?.map(Words::FromMirror),
             End::MirrorStorage => Some(Words::ToMirror(ToMirror::parse(frame)?)),
@@ -148,8 +153,8 @@ impl Heard {
             Words::FromStorage(FromStorage::Rewind { session, tails }) => {
                 batch.push(&SiteRewindV1 { session, logs: tails }, none, 0)?;
             }
-            Words::FromStorage(FromStorage::ChangeCode { name, parameters, correlation }) => {
-                batch.push(&SiteChangeCodeV1 { name, parameters }, none, correlation)?;
+            Words::FromStorage(FromStorage::ChangeCode { name, parameters, flush_pause, correlation }) => {
+                batch.push(&SiteChangeCodeV1 { flush_pause, name, parameters }, none, correlation)?;
             }
             Words::FromStorage(FromStorage::Leave) | Words::FromMirror(FromMirror::Leave) => {
                 batch.push(&SiteLeaveV1 {}, none, 0)?;
@@ -190,9 +195,9 @@ impl Heard {
             Words::FromStorage(FromStorage::Rewind { session, tails }) => {
                 vec![Input::Command(Some(session), LinkCommand::Rewind(tails))]
             }
-            Words::FromStorage(FromStorage::ChangeCode { name, parameters, .. }) => {
+            Words::FromStorage(FromStorage::ChangeCode { name, parameters, flush_pause, .. }) => {
                 let (done, _) = oneshot::channel();
-                vec![Input::Command(None, LinkCommand::ChangeCode { name, parameters, done })]
+                vec![Input::Command(None, LinkCommand::ChangeCode { name, parameters, flush_pause, done })]
             }
             Words::FromStorage(FromStorage::Leave) | Words::FromMirror(FromMirror::Leave) => {
                 vec![Input::Leave]

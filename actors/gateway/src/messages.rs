@@ -46,9 +46,12 @@ pub(crate) fn tail(archived: &ArchivedLogTailV1) -> LogTailV1 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
+    use parhelion_code_layered_interleaving::LayeredInterleaving;
     use parhelion_link_driver::{CoverageChange, LinkEvent, LinkTelemetry, MirrorEvent};
-    use parhelion_plugin::{Exposure, Structure};
+    use parhelion_plugin::{Code, ErasureCode, Exposure};
     use parhelion_types::{Epoch, Error, LogAddress, LogId, RecordKey, RequestId, SiteId};
     use parhelion_wire::link::ChannelCountsV1;
     use parhelion_wire::{Announcement, Envelope, WireError, crc32c};
@@ -61,6 +64,11 @@ mod tests {
         FromMirror, FromMirrorParser, ToMirror, push_answer, push_event, push_progress,
     };
     use crate::primary_messages::{FromStorage, ToStorage, ToStorageParser, push_announcements, push_told};
+
+    fn codes() -> parhelion_link_driver::CodeLookup {
+        let layered: Arc<dyn ErasureCode> = Arc::new(LayeredInterleaving);
+        Arc::new(move |id| (id == "layered-interleaving@1").then(|| layered.clone()))
+    }
 
     fn marks(count: usize) -> Vec<LogMarkV1> {
         (0..count)
@@ -96,20 +104,14 @@ mod tests {
         let exposure =
             Exposure { symbols: 1, coverage: 2, group_max: 3, flushed: 4, flush_run: 5, flush_pause: 6 };
         let change = CoverageChange { key, exposure, sent: true, complete: false };
-        let structure = Structure::Layered { r: 8, interleaves: vec![1, 11], delayed: true };
-        let code = "layered v1".to_owned();
-        let up = LinkEvent::Up {
-            peer: SiteId(2),
-            marks: marks(ITEMS_MAX + 5),
-            structure: structure.clone(),
-            code: code.clone(),
-        };
+        let code = Code::new(Arc::new(LayeredInterleaving), &"interleaves=1:11".parse().unwrap()).unwrap();
+        let up = LinkEvent::Up { peer: SiteId(2), marks: marks(ITEMS_MAX + 5), code: code.clone() };
         let counts =
             ChannelCountsV1 { settled: 1, n111: 2, runs: [3; 16], host_drops: 4, ..Default::default() };
         let told = || {
             [
                 ToStorage::Event(LinkEvent::Down { reason: "gone".to_owned() }),
-                ToStorage::Event(LinkEvent::CodeChanged { structure: structure.clone(), code: code.clone() }),
+                ToStorage::Event(LinkEvent::CodeChanged(code.clone())),
                 ToStorage::Event(LinkEvent::Announced(vec![key; 3])),
                 ToStorage::Event(LinkEvent::Coverage(vec![change; 2])),
                 ToStorage::Event(LinkEvent::Mirrored(marks(2))),
@@ -127,7 +129,7 @@ mod tests {
             std::iter::once(format!("{up:?}")).chain(told().iter().map(describe)).collect();
         push_told(&mut batch, ToStorage::Event(up), &mut session).unwrap();
         told().into_iter().for_each(|told| push_told(&mut batch, told, &mut session).unwrap());
-        let mut parser = ToStorageParser::default();
+        let mut parser = ToStorageParser::new(codes());
         let mut heard = Vec::new();
         let mut sessions = Vec::new();
         for frame in sent(&mut batch) {
@@ -212,7 +214,7 @@ mod tests {
     fn read(frame: impl Fn() -> Frame) {
         let _ = FromStorage::parse(frame());
         let _ = ToMirror::parse(frame());
-        let _ = ToStorageParser::default().parse(&frame());
+        let _ = ToStorageParser::new(codes()).parse(&frame());
         let _ = FromMirrorParser::default().parse(&frame());
         let _ = frame().read::<parhelion_wire::site::SiteJoinV1>();
         let _ = frame().read::<parhelion_wire::site::SiteJoinedV1>();

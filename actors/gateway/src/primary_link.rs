@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parhelion_link_driver::{LinkCommand, LinkEvent, PrimarySink};
+use parhelion_link_driver::{CodeLookup, LinkCommand, LinkEvent, PrimarySink};
 use parhelion_types::LogId;
 use parhelion_wire::WireError;
 use parhelion_wire::site::{SiteChangeCodeV1, SiteLeaveV1, SiteRewindV1, SiteSendV1};
@@ -25,6 +25,7 @@ use crate::site_link::{End, Joined, LEAVE_MAX, PRIMARY_DUTY, SiteLink};
 /// storage actor sends what the mirror lacks when it is told of the next session.
 pub struct RemotePrimaryLink {
     link: SiteLink,
+    codes: CodeLookup,
     /// The logs that this node is known to have.
     logs: BTreeSet<LogId>,
     commands: mpsc::UnboundedReceiver<LinkCommand>,
@@ -40,18 +41,20 @@ const COMMANDS_PER_WRITE: usize = 256;
 const NO_SESSION: u64 = 0;
 
 impl RemotePrimaryLink {
-    /// Checks the settings and prepares the link of a node that has these logs. Call it inside the runtime that
+    /// Checks the settings and prepares the link of a node that knows these codes and has these logs. Call it inside the runtime that
     /// will run it.
     ///
     /// # Errors
     /// Settings that cannot work.
     pub fn new(
         config: SiteLinkConfig,
+        codes: CodeLookup,
         logs: &[LogId],
         commands: mpsc::UnboundedReceiver<LinkCommand>,
         sink: Box<dyn PrimarySink>,
     ) -> Result<Self, GatewayError> {
-        Ok(Self { link: SiteLink::new(config)?, logs: logs.iter().copied().collect(), commands, sink })
+        let (link, logs) = (SiteLink::new(config)?, logs.iter().copied().collect());
+        Ok(Self { link, codes, logs, commands, sink })
     }
 
     /// Runs until [`LinkCommand::Close`], or until all senders of commands are gone.
@@ -74,7 +77,7 @@ impl RemotePrimaryLink {
 
     /// One connection, from its beginning to its end.
     async fn connection(&mut self) -> End {
-        let Self { link, logs, commands, sink } = self;
+        let Self { link, codes, logs, commands, sink } = self;
         let known = logs.iter().map(|log| log.0).collect();
         let joined = tokio::select! {
             joined = link.join(PRIMARY_DUTY, known) => joined,
@@ -87,7 +90,7 @@ impl RemotePrimaryLink {
         let start = Instant::now();
         let session = AtomicU64::new(NO_SESSION);
         let changes = Changes::default();
-        let mut hear = std::pin::pin!(hear(&mut reader, sink.as_mut(), &session, &changes));
+        let mut hear = std::pin::pin!(hear(&mut reader, codes.clone(), sink.as_mut(), &session, &changes));
         let ended = tokio::select! {
             error = &mut hear => Err(error),
             left = say(&mut writer, commands, logs, &session, &changes) => left,
@@ -109,11 +112,12 @@ impl RemotePrimaryLink {
 /// Takes what the link node says, until the connection ends.
 async fn hear(
     reader: &mut FrameReader,
+    codes: CodeLookup,
     sink: &mut dyn PrimarySink,
     session: &AtomicU64,
     changes: &Changes,
 ) -> SiteError {
-    let mut parser = ToStorageParser::default();
+    let mut parser = ToStorageParser::new(codes);
     loop {
         let mut events = Vec::new();
         let heard = async {
@@ -202,10 +206,10 @@ async fn say(
                         }
                     }
                 }
-                LinkCommand::ChangeCode { name, parameters, done } => {
+                LinkCommand::ChangeCode { name, parameters, flush_pause, done } => {
                     correlation += 1;
                     changes.lock().unwrap_or_else(PoisonError::into_inner).insert(correlation, done);
-                    let change = SiteChangeCodeV1 { name, parameters };
+                    let change = SiteChangeCodeV1 { flush_pause, name, parameters };
                     writer.batch.push(&change, Bytes::new(), correlation)?;
                 }
                 LinkCommand::Close => is_over = true,

@@ -1,18 +1,19 @@
 //! Commands and events of a primary's link as messages.
 
 use bytes::{Bytes, BytesMut};
-use parhelion_link_driver::{CoverageChange, LinkEvent, LinkTelemetry};
-use parhelion_plugin::{Exposure, Structure};
+use parhelion_link_driver::{CodeLookup, CoverageChange, LinkEvent, LinkTelemetry};
+use parhelion_plugin::{Code, Exposure, Parameters};
 use parhelion_types::limits::LOGS_MAX;
 use parhelion_types::{LogId, RecordKey, SiteId};
 use parhelion_wire::link::{ChannelCountsV1, LogMarkV1, LogTailV1};
 use parhelion_wire::site::{
-    ArchivedCoverageV1, ArchivedStructureV1, CoverageV1, RecordKeyV1, SiteAnnounceV1, SiteAnnouncedV1,
-    SiteChangeCodeV1, SiteCodeChangedV1, SiteCodeV1, SiteCoverageV1, SiteDownV1, SiteLeaveV1, SiteMirroredV1,
-    SiteRewindV1, SiteSendV1, SiteTelemetryV1, SiteUpV1, StructureV1,
+    ArchivedCodeNameV1, ArchivedCoverageV1, CodeNameV1, CoverageV1, RecordKeyV1, SiteAnnounceV1,
+    SiteAnnouncedV1, SiteChangeCodeV1, SiteCodeChangedV1, SiteCodeV1, SiteCoverageV1, SiteDownV1,
+    SiteLeaveV1, SiteMirroredV1, SiteRewindV1, SiteSendV1, SiteTelemetryV1, SiteUpV1,
 };
 use parhelion_wire::{ANNOUNCEMENT_BYTES, Announcement, WireError};
 
+use crate::error::SiteError;
 use crate::frames::{Frame, FrameBatch};
 use crate::messages::{ITEMS_MAX, mark, parts, tail};
 
@@ -22,7 +23,7 @@ pub(crate) enum FromStorage {
     Announce { session: u64, announcements: Vec<(RecordKey, Announcement)> },
     Send { session: u64, key: RecordKey, record: Bytes, is_awaited: bool },
     Rewind { session: u64, tails: Vec<LogTailV1> },
-    ChangeCode { name: String, parameters: String, correlation: u64 },
+    ChangeCode { name: String, parameters: String, flush_pause: Option<u32>, correlation: u64 },
     Leave,
 }
 
@@ -33,9 +34,6 @@ pub(crate) enum ToStorage {
     Telemetry(LinkTelemetry),
     CodeChanged { correlation: u64, error: Option<String> },
 }
-
-/// Most layers of a code that are believed; coverage has this many bits.
-const LAYERS_MAX: usize = 64;
 
 impl FromStorage {
     pub(crate) fn parse(frame: Frame) -> Result<Self, WireError> {
@@ -76,6 +74,7 @@ impl FromStorage {
             return Ok(Self::ChangeCode {
                 name: change.get().name.as_str().to_owned(),
                 parameters: change.get().parameters.as_str().to_owned(),
+                flush_pause: change.get().flush_pause.as_ref().map(|pause| pause.to_native()),
                 correlation: frame.envelope.correlation,
             });
         }
@@ -88,14 +87,19 @@ impl FromStorage {
 }
 
 /// Reads what a primary's storage node is told. The marks of a session may come in several messages.
-#[derive(Default)]
 pub(crate) struct ToStorageParser {
+    codes: CodeLookup,
     marks: Vec<LogMarkV1>,
 }
 
 impl ToStorageParser {
+    /// A parser at a node that knows these codes.
+    pub(crate) fn new(codes: CodeLookup) -> Self {
+        Self { codes, marks: Vec::new() }
+    }
+
     /// What the message says, with the number of the session if one begins; nothing if more follows.
-    pub(crate) fn parse(&mut self, frame: &Frame) -> Result<Option<(ToStorage, Option<u64>)>, WireError> {
+    pub(crate) fn parse(&mut self, frame: &Frame) -> Result<Option<(ToStorage, Option<u64>)>, SiteError> {
         let event = |event| Ok(Some((ToStorage::Event(event), None)));
         if frame.is::<SiteCoverageV1>() {
             let coverage = frame.read::<SiteCoverageV1>()?;
@@ -125,11 +129,8 @@ impl ToStorageParser {
             let up = frame.read::<SiteUpV1>()?;
             let up = up.get();
             if self.marks.len() + up.marks.len() > LOGS_MAX {
-                return Err(WireError::Long {
-                    what: "marks of a session",
-                    bytes: self.marks.len() + up.marks.len(),
-                    max: LOGS_MAX,
-                });
+                let bytes = self.marks.len() + up.marks.len();
+                return Err(WireError::Long { what: "marks of a session", bytes, max: LOGS_MAX }.into());
             }
             self.marks.extend(up.marks.iter().map(mark));
             if up.more {
@@ -138,8 +139,7 @@ impl ToStorageParser {
             let event = LinkEvent::Up {
                 peer: SiteId(up.peer.to_native()),
                 marks: std::mem::take(&mut self.marks),
-                structure: structure(&up.structure)?,
-                code: up.code.as_str().to_owned(),
+                code: self.code(&up.code)?,
             };
             return Ok(Some((ToStorage::Event(event), Some(up.session.to_native()))));
         }
@@ -149,8 +149,7 @@ impl ToStorageParser {
         }
         if frame.is::<SiteCodeV1>() {
             let code = frame.read::<SiteCodeV1>()?;
-            let structure = structure(&code.get().structure)?;
-            return event(LinkEvent::CodeChanged { structure, code: code.get().code.as_str().to_owned() });
+            return event(LinkEvent::CodeChanged(self.code(&code.get().code)?));
         }
         if frame.is::<SiteCodeChangedV1>() {
             let changed = frame.read::<SiteCodeChangedV1>()?;
@@ -158,7 +157,22 @@ impl ToStorageParser {
             let correlation = frame.envelope.correlation;
             return Ok(Some((ToStorage::CodeChanged { correlation, error }, None)));
         }
-        Err(frame.out_of_place())
+        Err(frame.out_of_place().into())
+    }
+
+    /// The code that the link node names.
+    fn code(&self, named: &ArchivedCodeNameV1) -> Result<Code, SiteError> {
+        let id = format!("{}@{}", named.name.as_str(), named.version.to_native());
+        let unusable = |reason: String| {
+            SiteError::Refused(format!(
+                "the link node uses code {id}, and it is of no use here: {reason}; give every node of the site the \
+                 same plugins"
+            ))
+        };
+        let family = (self.codes)(&id).ok_or_else(|| unusable("it is not known".to_owned()))?;
+        let parameters: Parameters =
+            named.parameters.parse().map_err(|error| unusable(format!("{error}")))?;
+        Code::new(family, &parameters).map_err(|error| unusable(error.to_string()))
     }
 }
 
@@ -166,19 +180,17 @@ impl ToStorageParser {
 pub(crate) fn push_told(batch: &mut FrameBatch, told: ToStorage, session: &mut u64) -> Result<(), WireError> {
     let none = Bytes::new();
     match told {
-        ToStorage::Event(LinkEvent::Up { peer, marks, structure, code }) => {
+        ToStorage::Event(LinkEvent::Up { peer, marks, code }) => {
             *session += 1;
             for (marks, more) in parts(marks) {
-                let structure = structure_message(&structure);
-                let up =
-                    SiteUpV1 { session: *session, peer: peer.0, structure, code: code.clone(), marks, more };
+                let up = SiteUpV1 { session: *session, peer: peer.0, code: code_name(&code), marks, more };
                 batch.push(&up, none.clone(), 0)?;
             }
             Ok(())
         }
         ToStorage::Event(LinkEvent::Down { reason }) => batch.push(&SiteDownV1 { reason }, none, 0),
-        ToStorage::Event(LinkEvent::CodeChanged { structure, code }) => {
-            batch.push(&SiteCodeV1 { structure: structure_message(&structure), code }, none, 0)
+        ToStorage::Event(LinkEvent::CodeChanged(code)) => {
+            batch.push(&SiteCodeV1 { code: code_name(&code) }, none, 0)
         }
         ToStorage::Event(LinkEvent::Announced(keys)) => keys.chunks(ITEMS_MAX).try_for_each(|keys| {
             let keys = keys.iter().map(|key| RecordKeyV1 { log: key.log.0, number: key.number }).collect();
@@ -254,63 +266,10 @@ fn coverage_change(archived: &ArchivedCoverageV1) -> CoverageChange {
     }
 }
 
-fn structure_message(structure: &Structure) -> StructureV1 {
-    let none = StructureV1 { kind: 0, r: 0, c: 0, distance: 0, interleaves: Vec::new(), delayed: false };
-    match structure {
-        Structure::None => none,
-        Structure::Repetition { copies, spacing } => {
-            StructureV1 { kind: 1, c: *copies, distance: *spacing, ..none }
-        }
-        Structure::Block { r, c, depth } => StructureV1 { kind: 2, r: *r, c: *c, distance: *depth, ..none },
-        Structure::Layered { r, interleaves, delayed } => {
-            StructureV1 { kind: 3, r: *r, interleaves: interleaves.clone(), delayed: *delayed, ..none }
-        }
-    }
-}
-
-fn structure(archived: &ArchivedStructureV1) -> Result<Structure, WireError> {
-    let (r, c, distance) = (archived.r.to_native(), archived.c.to_native(), archived.distance.to_native());
-    let invalid = || WireError::Invalid { what: "structure of a code" };
-    match archived.kind {
-        0 => Ok(Structure::None),
-        1 if distance > 0 => Ok(Structure::Repetition { copies: c, spacing: distance }),
-        2 if r > 0 && distance > 0 => Ok(Structure::Block { r, c, depth: distance }),
-        3 if r > 0 && (1..=LAYERS_MAX).contains(&archived.interleaves.len()) => {
-            let interleaves: Vec<u32> = archived.interleaves.iter().map(|i| i.to_native()).collect();
-            if interleaves.contains(&0) {
-                return Err(invalid());
-            }
-            Ok(Structure::Layered { r, interleaves, delayed: archived.delayed })
-        }
-        _ => Err(invalid()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_structure_survives_the_wire() {
-        let structures = [
-            Structure::None,
-            Structure::Repetition { copies: 2, spacing: 7 },
-            Structure::Block { r: 8, c: 3, depth: 4 },
-            Structure::Layered { r: 8, interleaves: vec![1, 11, 101], delayed: true },
-        ];
-        let read = |message: &StructureV1| {
-            let code = SiteCodeV1 { structure: message.clone(), code: String::new() };
-            let bytes = parhelion_wire::encode_body(&code).unwrap();
-            let archived =
-                rkyv::access::<parhelion_wire::site::ArchivedSiteCodeV1, rkyv::rancor::Error>(&bytes);
-            structure(&archived.unwrap().structure)
-        };
-        for expected in structures {
-            assert_eq!(read(&structure_message(&expected)).unwrap(), expected);
-        }
-        let empty = Structure::Layered { r: 8, interleaves: vec![], delayed: false };
-        assert!(read(&structure_message(&empty)).is_err());
-        let flat = Structure::Block { r: 0, c: 1, depth: 1 };
-        assert!(read(&structure_message(&flat)).is_err());
+fn code_name(code: &Code) -> CodeNameV1 {
+    CodeNameV1 {
+        name: code.name().to_owned(),
+        version: code.version(),
+        parameters: code.parameters().to_string(),
     }
 }

@@ -128,7 +128,7 @@ impl PrimaryRouting {
         let mut split = BTreeMap::new();
         for event in events {
             match event {
-                LinkEvent::Up { peer, marks, structure, code } => {
+                LinkEvent::Up { peer, marks, code } => {
                     self.is_up = true;
                     let lost = self.lost(&marks);
                     let mut marks = self.by_owner(marks, |mark: &LogMarkV1| LogId(mark.log));
@@ -137,8 +137,7 @@ impl PrimaryRouting {
                         port.sessions += 1;
                         let mut marks = marks.remove(&id).unwrap_or_default();
                         marks.extend_from_slice(&lost);
-                        let (structure, code) = (structure.clone(), code.clone());
-                        push(&mut split, id, LinkEvent::Up { peer, marks, structure, code });
+                        push(&mut split, id, LinkEvent::Up { peer, marks, code: code.clone() });
                     }
                 }
                 LinkEvent::Down { reason } => {
@@ -148,10 +147,9 @@ impl PrimaryRouting {
                         push(&mut split, id, LinkEvent::Down { reason: reason.clone() });
                     }
                 }
-                LinkEvent::CodeChanged { structure, code } => {
+                LinkEvent::CodeChanged(code) => {
                     for id in self.in_session() {
-                        let (structure, code) = (structure.clone(), code.clone());
-                        push(&mut split, id, LinkEvent::CodeChanged { structure, code });
+                        push(&mut split, id, LinkEvent::CodeChanged(code.clone()));
                     }
                 }
                 LinkEvent::Announced(keys) => {
@@ -230,9 +228,12 @@ fn push<E>(split: &mut BTreeMap<PortId, Vec<E>>, port: PortId, event: E) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
+    use parhelion_code_none::NoCode;
     use parhelion_link_driver::CoverageChange;
-    use parhelion_plugin::{Exposure, Structure};
+    use parhelion_plugin::{Code, Exposure, Parameters};
     use parhelion_types::{RecordKey, SiteId};
 
     use super::*;
@@ -249,8 +250,7 @@ mod tests {
         LinkEvent::Up {
             peer: SiteId(2),
             marks: logs.iter().map(|&log| mark(log)).collect(),
-            structure: Structure::None,
-            code: "none".to_owned(),
+            code: Code::new(Arc::new(NoCode), &Parameters::new()).unwrap(),
         }
     }
 

@@ -54,9 +54,9 @@ pub(crate) async fn serve(
                 FromStorage::Rewind { session, tails } => {
                     commands.command(Some(session), LinkCommand::Rewind(tails));
                 }
-                FromStorage::ChangeCode { name, parameters, correlation } => {
+                FromStorage::ChangeCode { name, parameters, flush_pause, correlation } => {
                     let (done, changed) = oneshot::channel();
-                    commands.command(None, LinkCommand::ChangeCode { name, parameters, done });
+                    commands.command(None, LinkCommand::ChangeCode { name, parameters, flush_pause, done });
                     // The driver answers at once; what the node sends behind its request may wait that long.
                     let changed = changed.await.unwrap_or_else(|_| {
                         Err("the link's driver is being rebuilt; try again in a moment".to_owned())

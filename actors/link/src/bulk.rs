@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parhelion_link::{CodeEpoch, Sender, SenderConfig, SenderEvent, TransmitKind};
-use parhelion_plugin::{ErasureCode, ParameterError, Parameters};
+use parhelion_plugin::{Code, ParameterError};
 use parhelion_types::{LogId, RecordKey, Time};
 use parhelion_wire::{Datagram, REPAIR_HEADER_BYTES};
 use quinn_proto::ConnectionHandle;
@@ -78,8 +78,7 @@ impl Bulk {
         now: Time,
         mut lane: Lane,
         handle: ConnectionHandle,
-        code: Arc<dyn ErasureCode>,
-        parameters: Parameters,
+        code: &Code,
         stats: Arc<LinkStats>,
     ) -> Result<Self, String> {
         let datagram_bytes_max = lane
@@ -102,7 +101,7 @@ impl Bulk {
         let burst_bytes = (config.burst_datagrams_max - 1) as f64 * packet_bytes as f64;
         let burst_time = burst_bytes / config.rate_bytes_per_second.max(1) as f64;
         let coalesce = COALESCE_MAX.min(Duration::from_secs_f64(burst_time / 2.0));
-        let sender = Sender::new(sender, code, parameters, now).map_err(|error| error.to_string())?;
+        let sender = Sender::new(sender, code, now).map_err(|error| error.to_string())?;
         Ok(Self {
             lane,
             handle,
@@ -134,13 +133,8 @@ impl Bulk {
     }
 
     /// Changes the code; the epoch and first symbol of the new one.
-    pub(crate) fn change_code(
-        &mut self,
-        now: Time,
-        code: Arc<dyn ErasureCode>,
-        parameters: Parameters,
-    ) -> Result<CodeEpoch, ParameterError> {
-        self.sender.change_code(now, code, parameters)
+    pub(crate) fn change_code(&mut self, now: Time, code: &Code) -> Result<CodeEpoch, ParameterError> {
+        self.sender.change_code(now, code)
     }
 
     /// Sends what is due, and tells the link core what has left. Whether more is due at once.
@@ -160,6 +154,7 @@ impl Bulk {
             self.stats.wire_lag_micros.set_micros(self.lane.lag());
         }
         self.stats.bulk_sends.set(self.lane.sends());
+        self.stats.flushes.set(self.sender.stats().flushes);
         self.stats.buffered_bytes.set(self.sender.buffered_bytes() as u64);
         more
     }

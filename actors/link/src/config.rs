@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use parhelion_plugin::ErasureCode;
 use parhelion_types::SiteId;
-use parhelion_wire::PAYLOAD_BYTES_MAX;
+use parhelion_wire::{PAYLOAD_BYTES_MAX, REPAIR_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
 use quinn_proto::EndpointConfig;
 use rustls::pki_types::CertificateDer;
 
-/// Finds a code by its name.
+/// Finds a code by its name, or by `name@version`.
 pub type CodeLookup = Arc<dyn Fn(&str) -> Option<Arc<dyn ErasureCode>> + Send + Sync>;
 
 /// Decides whether a peer with that certificate may be the other end of this link; says in words why not.
@@ -91,6 +91,8 @@ pub struct PrimaryConfig {
     pub code: String,
     /// Its parameters as text.
     pub parameters: String,
+    /// Name of the code to go on with when the one in force breaks, with its default parameters.
+    pub fallback: String,
     /// Sockets and timeouts.
     pub lane: LaneConfig,
     /// Rate of the bulk lane in bytes per second, IP headers included; 0 leaves it to congestion control.
@@ -162,7 +164,17 @@ pub struct MirrorConfig {
     pub report_interval_min: Duration,
 }
 
+/// What QUIC adds to a datagram: header, packet number, frame, tag. Connection ids and numbers vary by a few bytes.
+const QUIC_BYTES: u32 = 32;
+
 impl LaneConfig {
+    /// Bytes of a record that a source symbol carries on a path of this MTU, within a few.
+    #[must_use]
+    pub fn symbol_data_bytes(&self) -> u32 {
+        let headers = QUIC_BYTES as usize + REPAIR_HEADER_BYTES + SYMBOL_PREFIX_BYTES;
+        u32::from(self.payload_bytes()).saturating_sub(headers as u32)
+    }
+
     /// UDP payload bytes of the largest packet: the MTU less the larger IP header and the UDP header.
     pub(crate) fn payload_bytes(&self) -> u16 {
         self.mtu.saturating_sub(IP_UDP_BYTES).max(QUIC_PAYLOAD_BYTES_MIN)
@@ -231,6 +243,7 @@ impl PrimaryConfig {
             congestion: Congestion::Provisioned,
             code: "none".to_owned(),
             parameters: String::new(),
+            fallback: "none".to_owned(),
             lane: LaneConfig::default(),
             rate_bytes_per_second: 0,
             buffer_bytes_max: 64 << 20,

@@ -4,7 +4,7 @@
 //! events come up as batches through a sink that never blocks.
 
 use bytes::Bytes;
-use parhelion_plugin::{Exposure, Structure};
+use parhelion_plugin::{Code, Exposure};
 use parhelion_types::{RecordKey, SiteId};
 use parhelion_wire::Announcement;
 use parhelion_wire::link::{ChannelCountsV1, LogMarkV1, LogTailV1};
@@ -29,12 +29,15 @@ pub enum LinkCommand {
         /// Whether somebody waits for its coverage: then partial groups of the code are completed for it.
         is_awaited: bool,
     },
-    /// Changes the code on the live link. The answer says what was wrong with the request, if anything.
+    /// Changes the code on the live link, if the mirror takes it too. The answer says what was wrong with the request, if
+    /// anything.
     ChangeCode {
         /// Name of the code.
         name: String,
         /// Parameters as text.
         parameters: String,
+        /// Packet times that a flush pauses from then on; as before if none are given.
+        flush_pause: Option<u32>,
         /// Told when symbols flow under the new code.
         done: oneshot::Sender<Result<(), String>>,
     },
@@ -61,9 +64,7 @@ pub enum LinkEvent {
         /// Where each log ends at the mirror.
         marks: Vec<LogMarkV1>,
         /// The code in force.
-        structure: Structure,
-        /// The code in force, for people: name, version and parameters.
-        code: String,
+        code: Code,
     },
     /// The session ended. Records that were not confirmed must be sent again in the next one.
     Down {
@@ -71,12 +72,7 @@ pub enum LinkEvent {
         reason: String,
     },
     /// Another code is in force for symbols from now on.
-    CodeChanged {
-        /// Its structure.
-        structure: Structure,
-        /// Name, version and parameters.
-        code: String,
-    },
+    CodeChanged(Code),
     /// Announcements that are on the wire.
     Announced(Vec<RecordKey>),
     /// Records whose coverage rose.

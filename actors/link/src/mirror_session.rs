@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parhelion_link::{Receiver, ReceiverConfig};
+use parhelion_plugin::Code;
 use parhelion_types::{Error, ErrorKind, SiteId, Time};
-use parhelion_wire::link::{ArchivedCodeV1, ChannelCountsV1, HelloV1, LogMarkV1};
-use parhelion_wire::{Checked, Datagram, DatagramKind, WireError};
+use parhelion_wire::link::{
+    ArchivedChangeCodeV1, ArchivedCodeV1, ChannelCountsV1, CodeFaultV1, HelloV1, LogMarkV1,
+};
+use parhelion_wire::{Checked, Datagram, DatagramKind, WireError, frame};
 use quinn_proto::ConnectionHandle;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
@@ -15,11 +18,11 @@ use tokio::sync::oneshot;
 use crate::config::MirrorConfig;
 use crate::frames::ControlStream;
 use crate::reporter::{Intervals, Reporter};
-use crate::session::ChosenCode;
+use crate::session::agree_on_code;
 use crate::stats::{ChannelTally, LinkStats};
 
-/// Pauses of a flush: between the repairs of no code that gains by them are more.
-const PAUSES_MAX: u32 = 4;
+/// Longest text that is passed on about a code that broke.
+const FAULT_CHARS_MAX: usize = 1000;
 
 /// A lost symbol is asked for again at the latest then, whatever the primary says of its pauses.
 const REPAIR_DELAY_MAX: Duration = Duration::from_secs(1);
@@ -44,6 +47,7 @@ pub(crate) struct MirrorSession {
     pending_bytes_max: usize,
     host_drops: u64,
     kernel_drops_before: u64,
+    is_fault_told: bool,
 }
 
 /// How far a session has come.
@@ -89,24 +93,24 @@ impl MirrorSession {
         let hello = hello.get();
         let symbol_bytes = hello.code.symbol_bytes.to_native() as usize;
         let packet_time = Duration::from_nanos(hello.packet_nanos.to_native().into());
-        // The primary holds the last repairs of a flush back for so long.
-        let pause = packet_time.saturating_mul(hello.flush_pause.to_native().saturating_add(1));
-        let receiver_config = ReceiverConfig {
+        let mut receiver_config = ReceiverConfig {
             symbol_bytes,
             record_bytes_max: config.record_bytes_max,
             pending_bytes_max: config.partial_bytes_max,
             reorder_delay: config.reorder_delay,
-            repair_delay: (config.repair_delay + pause.saturating_mul(PAUSES_MAX)).min(REPAIR_DELAY_MAX),
+            repair_delay: config.repair_delay,
             packet_time,
         };
         let is_tcp = hello.tcp;
         let mut receiver = None;
         if !is_tcp {
-            let chosen = ChosenCode::agree(&config.codes, &hello.code).map_err(unsupported)?;
+            let code = agree_on_code(&config.codes, &hello.code).map_err(unsupported)?;
             let epoch = hello.code.epoch.to_native();
             let first = hello.code.first_symbol.to_native();
+            let pause = hello.flush_pause.to_native();
+            receiver_config.repair_delay = repair_delay(config, packet_time, &code, pause);
             receiver = Some(
-                Receiver::new(receiver_config, epoch, first, chosen.code, chosen.parameters, now)
+                Receiver::new(receiver_config, epoch, first, &code, now)
                     .map_err(|error| unsupported(error.to_string()))?,
             );
         }
@@ -135,6 +139,7 @@ impl MirrorSession {
             pending_bytes_max: config.pending_bytes_max,
             host_drops: 0,
             kernel_drops_before: kernel_drops,
+            is_fault_told: false,
         })
     }
 
@@ -157,21 +162,23 @@ impl MirrorSession {
         &mut self,
         config: &MirrorConfig,
         now: Time,
-        asked: &ArchivedCodeV1,
+        change: &ArchivedChangeCodeV1,
         stats: &LinkStats,
     ) -> Result<(), String> {
+        let asked = &change.code;
         let Some(receiver) = &mut self.receiver else {
             return Err("a change of code in a session whose records go over TCP".to_owned());
         };
         if asked.symbol_bytes.to_native() as usize != self.receiver_config.symbol_bytes {
             return Err("a change of the symbol size in a running session".to_owned());
         }
-        let chosen = ChosenCode::agree(&config.codes, asked)?;
+        let code = agree_on_code(&config.codes, asked)?;
         let epoch = asked.epoch.to_native();
-        tracing::info!(code = %chosen.describe(), epoch, "the primary changed the code");
-        receiver
-            .add_code(epoch, asked.first_symbol.to_native(), chosen.code, chosen.parameters)
-            .map_err(|error| error.to_string())?;
+        tracing::info!(%code, epoch, "the primary changed the code");
+        receiver.add_code(epoch, asked.first_symbol.to_native(), &code).map_err(|error| error.to_string())?;
+        let pause = change.flush_pause.to_native();
+        let packet_time = self.receiver_config.packet_time;
+        receiver.set_repair_delay(repair_delay(config, packet_time, &code, pause));
         self.code_epoch = epoch;
         self.early.bytes = 0;
         for datagram in std::mem::take(&mut self.early.datagrams) {
@@ -180,6 +187,31 @@ impl MirrorSession {
             }
         }
         Ok(())
+    }
+
+    /// Whether a code that the primary offers could be used: why not, if not.
+    pub(crate) fn check_code(&self, config: &MirrorConfig, offered: &ArchivedCodeV1) -> Option<String> {
+        if self.is_tcp {
+            return Some("records go over TCP in this session".to_owned());
+        }
+        let code = agree_on_code(&config.codes, offered);
+        let decoder = code.and_then(|code| {
+            code.decoder(self.receiver_config.symbol_bytes).map_err(|error| format!("code {code}: {error}"))
+        });
+        decoder.err()
+    }
+
+    /// Tells the primary, once, that a code broke.
+    pub(crate) fn report_code_fault(&mut self) {
+        let Some((epoch, reason)) = self.receiver.as_ref().and_then(Receiver::code_fault) else { return };
+        if std::mem::replace(&mut self.is_fault_told, true) {
+            return;
+        }
+        tracing::error!(epoch, reason, "the code broke; the primary is asked for another");
+        let fault = CodeFaultV1 { epoch, reason: reason.chars().take(FAULT_CHARS_MAX).collect() };
+        if let Ok(message) = frame(&fault, b"", 0) {
+            self.control.send(message);
+        }
     }
 
     /// Serves the receiver's timers, and takes whole records from it.
@@ -255,6 +287,14 @@ impl MirrorSession {
         }
         receiver.handle_datagram(now, &datagram)
     }
+}
+
+/// How long a lost symbol may wait for its repairs: the primary holds the last ones of a flush back by its pauses.
+fn repair_delay(config: &MirrorConfig, packet_time: Duration, code: &Code, flush_pause: u32) -> Duration {
+    let structure = code.structure();
+    let pauses = if structure.gains_by_pauses() { structure.repairs_per_symbol() + 1 } else { 0 };
+    let pause = packet_time.saturating_mul(flush_pause.saturating_add(1));
+    (config.repair_delay + pause.saturating_mul(pauses)).min(REPAIR_DELAY_MAX)
 }
 
 impl Answer {

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parhelion_plugin::Code;
 use parhelion_types::Time;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 
-use crate::config::PrimaryConfig;
+use crate::config::{PrimaryConfig, Transport};
 use crate::error::LinkError;
 use crate::interface::{LinkCommand, LinkEvent, PrimarySink};
 use crate::primary_session::{End, PrimarySession};
-use crate::session::ChosenCode;
+use crate::session::find_code;
 use crate::stats::LinkStats;
 use crate::timer::{Alarm, Clock};
 
@@ -27,7 +28,7 @@ pub struct PrimaryDriver {
     config: PrimaryConfig,
     commands: mpsc::UnboundedReceiver<LinkCommand>,
     sink: Box<dyn PrimarySink>,
-    code: ChosenCode,
+    code: Code,
     stats: Arc<LinkStats>,
     clock: Clock,
     alarm: Alarm,
@@ -50,8 +51,12 @@ impl PrimaryDriver {
         sink: Box<dyn PrimarySink>,
     ) -> Result<Self, LinkError> {
         config.check().map_err(LinkError::Settings)?;
-        let code =
-            ChosenCode::find(&config.codes, &config.code, &config.parameters).map_err(LinkError::Settings)?;
+        // Over TCP there are no symbols, whatever code is configured.
+        let (name, parameters) = match config.transport {
+            Transport::Quic => (&*config.code, &*config.parameters),
+            Transport::Tcp { .. } => ("none", ""),
+        };
+        let code = find_code(&config.codes, name, parameters).map_err(LinkError::Settings)?;
         let alarm = Alarm::new()?;
         Ok(Self { config, commands, sink, code, stats: Arc::default(), clock: Clock::new(), alarm })
     }
@@ -87,6 +92,7 @@ impl PrimaryDriver {
                         let end = self.drive(&mut session).await;
                         // A change of code outlives the session.
                         self.code = session.code().clone();
+                        self.config.flush_pause = session.flush_pause();
                         end
                     }
                     Err(error) => End::Failed { reason: error.to_string(), was_up: false },
@@ -104,6 +110,16 @@ impl PrimaryDriver {
                     pause = self.config.reconnect_min;
                     continue;
                 }
+                End::Fault { reason } => match self.fall_back() {
+                    Some(fallback) => {
+                        tracing::error!(%reason, %fallback, "the link goes on with another code");
+                        let reason = format!("{reason}; connecting again at once, with {fallback}");
+                        self.sink.events(vec![LinkEvent::Down { reason }]);
+                        continue;
+                    }
+                    // What broke was the last resort.
+                    None => (reason, true),
+                },
                 End::Failed { reason, was_up } => (reason, was_up),
             };
             if was_up {
@@ -120,6 +136,17 @@ impl PrimaryDriver {
             }
             pause = (pause * 2).min(self.config.reconnect_max);
         }
+    }
+
+    /// The code to go on with after a fault of the one in force, unless that is the same.
+    fn fall_back(&mut self) -> Option<Code> {
+        self.stats.code_faults.add(1);
+        let fallback = find_code(&self.config.codes, &self.config.fallback, "").ok()?;
+        let is_other = fallback.name() != self.code.name();
+        is_other.then(|| {
+            self.code = fallback.clone();
+            fallback
+        })
     }
 
     /// Runs one session to its end.
@@ -174,10 +201,11 @@ impl PrimaryDriver {
             };
             match command {
                 None | Some(LinkCommand::Close) => return false,
-                Some(LinkCommand::ChangeCode { name, parameters, done }) => {
-                    let chosen = ChosenCode::find(&self.config.codes, &name, &parameters);
+                Some(LinkCommand::ChangeCode { name, parameters, flush_pause, done }) => {
+                    let code = find_code(&self.config.codes, &name, &parameters);
+                    self.config.flush_pause = flush_pause.unwrap_or(self.config.flush_pause);
                     // Whoever asked may have gone.
-                    let _ = done.send(chosen.map(|chosen| self.code = chosen));
+                    let _ = done.send(code.map(|code| self.code = code));
                 }
                 // The next session is on its way already.
                 Some(LinkCommand::Renew { .. }) => {}

@@ -1,16 +1,17 @@
 //! One session at the primary, from the first packet to the last.
 
+mod code;
 mod greeting;
 mod reports;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parhelion_plugin::Exposure;
+use parhelion_plugin::{Code, Exposure};
 use parhelion_types::{SiteId, Time};
-use parhelion_wire::link::{ChangeCodeV1, ChannelCountsV1, LogMarkV1, RewindV1};
+use parhelion_wire::link::{ChannelCountsV1, LogMarkV1, RewindV1};
 use parhelion_wire::{WireError, frame};
 use quinn_proto::ConnectionHandle;
 use rand::rngs::StdRng;
@@ -25,7 +26,6 @@ use crate::frames::ControlStream;
 use crate::interface::{CoverageChange, LinkCommand, LinkEvent, LinkTelemetry, PrimarySink};
 use crate::lane::{Lane, LaneEvent};
 use crate::primary::earliest;
-use crate::session::ChosenCode;
 use crate::stats::{ChannelTally, LinkStats};
 use crate::tcp::{NO_SESSION, RecordWriter, WriterEvent};
 use crate::timer::Clock;
@@ -37,7 +37,7 @@ pub(crate) struct PrimarySession {
     clock: Clock,
     stats: Arc<LinkStats>,
     id: u64,
-    code: ChosenCode,
+    code: Code,
     code_epoch: u32,
     phase: Phase,
     critical: Lane,
@@ -56,6 +56,10 @@ pub(crate) struct PrimarySession {
     tally: ChannelTally,
     /// Why the session is to end and the next one to begin.
     renewal: Option<String>,
+    /// Changes of code that the mirror was asked about.
+    offers: VecDeque<code::Offer>,
+    /// Number of the next one.
+    next_offer: u64,
 }
 
 /// How a session ended.
@@ -63,6 +67,8 @@ pub(crate) struct PrimarySession {
 pub(crate) enum End {
     /// As told.
     Closed,
+    /// The code in force broke: to be followed by the next one at once, with another code.
+    Fault { reason: String },
     /// To be followed by the next one at once.
     Renewed { reason: String },
     /// By a failure; connecting again may help.
@@ -107,7 +113,7 @@ impl PrimarySession {
     /// Opens sockets and begins to connect.
     pub(crate) fn open(
         config: &PrimaryConfig,
-        code: ChosenCode,
+        code: Code,
         clock: Clock,
         stats: Arc<LinkStats>,
     ) -> Result<Self, LinkError> {
@@ -146,12 +152,19 @@ impl PrimarySession {
             telemetry: None,
             tally: ChannelTally::default(),
             renewal: None,
+            offers: VecDeque::new(),
+            next_offer: 0,
         })
     }
 
     /// The code in force.
-    pub(crate) fn code(&self) -> &ChosenCode {
+    pub(crate) fn code(&self) -> &Code {
         &self.code
+    }
+
+    /// Packet times that its flushes pause.
+    pub(crate) fn flush_pause(&self) -> u32 {
+        self.config.flush_pause
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -186,9 +199,8 @@ impl PrimarySession {
                 }
                 _ => self.stats.commands_discarded.add(1),
             },
-            LinkCommand::ChangeCode { name, parameters, done } => {
-                // Whoever asked may have gone; the change stands.
-                let _ = done.send(self.change_code(now, &name, &parameters));
+            LinkCommand::ChangeCode { name, parameters, flush_pause, done } => {
+                self.offer_code(&name, &parameters, flush_pause, done);
             }
             LinkCommand::Rewind(logs) => {
                 match (&mut self.control, frame(&RewindV1 { session: self.id, logs }, b"", 0)) {
@@ -232,6 +244,11 @@ impl PrimarySession {
             Err(Stop::Renewed(reason)) => {
                 self.close(CloseCode::SessionOver, &reason);
                 Err(End::Renewed { reason })
+            }
+            Err(Stop::Fault(reason)) => {
+                let reason = format!("code {} broke {reason}", self.code);
+                self.close(CloseCode::SessionOver, &reason);
+                Err(End::Fault { reason })
             }
             Err(Stop::Failed(reason)) => {
                 self.close(CloseCode::SessionOver, &reason);
@@ -350,7 +367,7 @@ impl PrimarySession {
                 break;
             }
         }
-        self.read_control()?;
+        self.read_control(time)?;
         if let Some(announcer) = &mut self.announcer {
             // One by one, so that each is a packet of its own and its way onto the wire is known. What the
             // kernel does not take now is sent by one of the next turns.
@@ -393,15 +410,6 @@ impl PrimarySession {
         }
     }
 
-    fn describe_code(&self) -> (parhelion_plugin::Structure, String) {
-        // Over TCP there are no symbols, whatever code is configured.
-        if matches!(self.records, Records::Tcp(_)) {
-            return (parhelion_plugin::Structure::None, "none (records over TCP)".to_owned());
-        }
-        let structure = self.code.code.structure(&self.code.parameters);
-        (structure.unwrap_or(parhelion_plugin::Structure::None), self.code.describe())
-    }
-
     fn work_bulk(&mut self, now: Instant) -> Result<bool, Stop> {
         let Records::Quic(bulk) = &mut self.records else { return Ok(false) };
         bulk.lane.handle_timeout(now);
@@ -419,7 +427,10 @@ impl PrimarySession {
         }
         more |= bulk.turn(&self.clock);
         bulk.poll_coverage(&mut self.coverage);
-        Ok(more)
+        match bulk.sender.code_fault() {
+            Some(fault) => Err(Stop::Fault(format!("here: {fault}"))),
+            None => Ok(more),
+        }
     }
 
     fn work_tcp(&mut self) -> Result<bool, Stop> {
@@ -441,31 +452,6 @@ impl PrimarySession {
         }
     }
 
-    fn change_code(&mut self, now: Time, name: &str, parameters: &str) -> Result<(), String> {
-        let chosen = ChosenCode::find(&self.config.codes, name, parameters)?;
-        match (&mut self.records, &mut self.control, self.phase) {
-            (Records::Quic(bulk), Some(control), Phase::Up) => {
-                let epoch = bulk
-                    .change_code(now, chosen.code.clone(), chosen.parameters.clone())
-                    .map_err(|error| error.to_string())?;
-                let code = chosen.message(epoch.epoch, epoch.first_symbol, bulk.symbol_bytes());
-                control.send(frame(&ChangeCodeV1 { code }, b"", 0).map_err(|error| error.to_string())?);
-                self.code_epoch = epoch.epoch;
-                self.code = chosen;
-                let (structure, code) = self.describe_code();
-                tracing::info!(%code, epoch = epoch.epoch, "code changed");
-                self.events.push(LinkEvent::CodeChanged { structure, code });
-                Ok(())
-            }
-            (Records::Tcp(_), ..) => {
-                Err("records go over TCP, which takes no code; set the link's transport to quic".to_owned())
-            }
-            (_, _, Phase::Draining { .. }) => Err("the link is closing".to_owned()),
-            // The hello may be out already, with the old code; it is not a session yet, so the next one will do.
-            _ => Err("the link is not up; try again when it is".to_owned()),
-        }
-    }
-
     /// Tells the mirror, once, as well as it can be told.
     fn close(&mut self, code: CloseCode, reason: &str) {
         let (now, time) = self.clock.now();
@@ -481,6 +467,8 @@ impl PrimarySession {
 /// Why a session cannot go on.
 enum Stop {
     Closed,
+    /// The code in force broke.
+    Fault(String),
     Renewed(String),
     Failed(String),
 }

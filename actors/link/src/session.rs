@@ -13,10 +13,8 @@
 //! The binding names the session, so a bulk connection that outlived its session binds to nothing. The mirror
 //! demands the same certificate on both lanes.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use parhelion_plugin::{ErasureCode, Parameters};
+use parhelion_plugin::{Code, Parameters};
 use parhelion_types::ErrorKind;
 use parhelion_wire::link::{ArchivedCodeV1, ArchivedLogMarkV1, CodeV1, LogMarkV1, RefusalV1, WelcomeV1};
 use parhelion_wire::{Message, WireError, frame};
@@ -75,52 +73,40 @@ pub(crate) fn refusal(kind: ErrorKind, message: &str) -> Result<Bytes, WireError
     frame(&RefusalV1 { kind: kind.code(), message: message.to_owned() }, b"", 0)
 }
 
-/// A code with parameters that fit it.
-#[derive(Clone, Debug)]
-pub(crate) struct ChosenCode {
-    pub(crate) code: Arc<dyn ErasureCode>,
-    pub(crate) parameters: Parameters,
+/// Finds a code and checks its parameters.
+pub(crate) fn find_code(codes: &CodeLookup, name: &str, parameters: &str) -> Result<Code, String> {
+    let family = codes(name)
+        .ok_or_else(|| format!("code {name:?} is not known here; load its plugin at both sites"))?;
+    let parameters: Parameters = parameters.parse().map_err(|error| format!("code {name:?}: {error}"))?;
+    Code::new(family, &parameters).map_err(|error| format!("code {name:?}: {error}"))
 }
 
-impl ChosenCode {
-    /// Finds a code and checks its parameters.
-    pub(crate) fn find(codes: &CodeLookup, name: &str, parameters: &str) -> Result<Self, String> {
-        let code = codes(name)
-            .ok_or_else(|| format!("code {name:?} is not known here; load its plugin at both sites"))?;
-        let parameters: Parameters = parameters.parse().map_err(|error| format!("code {name:?}: {error}"))?;
-        code.structure(&parameters).map_err(|error| format!("code {name:?}: {error}"))?;
-        Ok(Self { code, parameters })
+/// Finds the code that the other site names.
+pub(crate) fn agree_on_code(codes: &CodeLookup, asked: &ArchivedCodeV1) -> Result<Code, String> {
+    let (name, version) = (asked.name.as_str(), asked.version.to_native());
+    let with_version = format!("{name}@{version}");
+    if codes(&with_version).is_some() {
+        return find_code(codes, &with_version, &asked.parameters);
     }
+    let here = match codes(name) {
+        Some(code) => format!("here it has version {}", code.version()),
+        None => "it is not known here".to_owned(),
+    };
+    Err(format!(
+        "the primary uses code {name:?} in version {version}, and {here}; load the same plugin at both sites, or set \
+         link.code at the primary to a code that both know"
+    ))
+}
 
-    /// Finds the code that the other site names.
-    pub(crate) fn agree(codes: &CodeLookup, asked: &ArchivedCodeV1) -> Result<Self, String> {
-        let chosen = Self::find(codes, &asked.name, &asked.parameters)?;
-        let (ours, theirs) = (chosen.code.version(), asked.version.to_native());
-        if ours != theirs {
-            return Err(format!(
-                "code {:?} has version {theirs} at the primary and {ours} here; update the older site",
-                asked.name.as_str()
-            ));
-        }
-        Ok(chosen)
-    }
-
-    /// For people: name, version, parameters.
-    pub(crate) fn describe(&self) -> String {
-        let text = format!("{} v{} {}", self.code.name(), self.code.version(), self.parameters);
-        text.trim_end().to_owned()
-    }
-
-    /// For the other site.
-    pub(crate) fn message(&self, epoch: u32, first_symbol: u64, symbol_bytes: usize) -> CodeV1 {
-        CodeV1 {
-            epoch,
-            first_symbol,
-            name: self.code.name().to_owned(),
-            version: self.code.version(),
-            parameters: self.parameters.to_string(),
-            symbol_bytes: u32::try_from(symbol_bytes).unwrap_or(u32::MAX),
-        }
+/// A code for the other site.
+pub(crate) fn code_message(code: &Code, epoch: u32, first_symbol: u64, symbol_bytes: usize) -> CodeV1 {
+    CodeV1 {
+        epoch,
+        first_symbol,
+        name: code.name().to_owned(),
+        version: code.version(),
+        parameters: code.parameters().to_string(),
+        symbol_bytes: u32::try_from(symbol_bytes).unwrap_or(u32::MAX),
     }
 }
 

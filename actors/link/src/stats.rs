@@ -66,6 +66,8 @@ figures! {
     datagrams_lost,
     /// Source symbols that the mirror rebuilt.
     symbols_rebuilt,
+    /// Codes that broke, at either end, so that the link went on with the fallback.
+    code_faults,
     /// Source symbols that reached the mirror after it had given them up or rebuilt them.
     symbols_late,
     /// Announcements sent, each counted once.
@@ -88,6 +90,8 @@ figures! {
     rtt_micros,
     /// How long the kernel held the newest bulk packets before they left, microseconds.
     wire_lag_micros,
+    /// Times that partial groups of the code were flushed.
+    flushes,
     /// Bytes of records that wait for the mirror's confirmation.
     buffered_bytes,
 }

@@ -104,7 +104,7 @@ async fn the_code_changes_under_traffic() {
     let change = |name: &str, parameters: &str| {
         let (done, answer) = oneshot::channel();
         let (name, parameters) = (name.to_owned(), parameters.to_owned());
-        (LinkCommand::ChangeCode { name, parameters, done }, answer)
+        (LinkCommand::ChangeCode { name, parameters, flush_pause: None, done }, answer)
     };
     for number in 0..60 {
         primary.send(1, number, 30_000);
@@ -116,9 +116,9 @@ async fn the_code_changes_under_traffic() {
     }
     assert_eq!(answer.await.unwrap(), Ok(()));
     loop {
-        if let LinkEvent::CodeChanged { structure, code } = primary.event().await {
-            assert!(matches!(structure, Structure::Layered { r: 8, .. }));
-            assert!(code.starts_with("layered-interleaving v1"), "{code}");
+        if let LinkEvent::CodeChanged(code) = primary.event().await {
+            assert!(matches!(code.structure(), Structure::Layered { r: 8, .. }));
+            assert!(code.to_string().starts_with("layered-interleaving v1"), "{code}");
             break;
         }
     }

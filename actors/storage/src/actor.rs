@@ -33,8 +33,8 @@ use crate::deferred::DeferredWrites;
 use crate::events::{log_event, log_replica_event};
 use crate::mirroring::{MirroringLatency, PendingBytes};
 use crate::request::{
-    Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, Relink, Request, Requests, SetChannel,
-    SiteStatus,
+    Answer, BacklogRead, FromLink, FromMirrorLink, FromStore, NewFigures, Relink, Request, Requests,
+    SetChannels, SiteStatus,
 };
 use crate::store::{Store, StoreEvent, WriteRequest};
 use crate::trace::{AppendTraces, Asked, MirrorTraces};
@@ -580,10 +580,17 @@ impl Handler<Request> for StorageActor {
                 let _ = answer.send(freed);
             }
             Request::Promote { dry_run, answer } => self.promote(dry_run, answer),
-            Request::ChangeCode { name, parameters, done } => {
-                self.to_link(LinkCommand::ChangeCode { name, parameters, done });
+            Request::ChangeCode { name, parameters, flush_pause, done } => {
+                self.to_link(LinkCommand::ChangeCode { name, parameters, flush_pause, done });
             }
             Request::Status { answer } => drop(answer.send(self.status())),
+            Request::Demand { answer } => {
+                let demand = match &mut self.core {
+                    Core::Primary(primary) => primary.demand(self.config.clock.now()),
+                    Core::Mirror(_) => None,
+                };
+                let _ = answer.send(demand);
+            }
             Request::Drain { answer } => {
                 self.hand_on_writes();
                 self.draining = Some(answer);
@@ -666,17 +673,17 @@ impl Handler<FromLink> for StorageActor {
     fn handle(&mut self, FromLink(events): FromLink, ctx: &mut Context<Self>) {
         for event in events {
             let input = match event {
-                LinkEvent::Up { peer, marks, structure, code } => {
+                LinkEvent::Up { peer, marks, code } => {
                     tracing::info!(%peer, %code, logs = marks.len(), "link is up");
                     self.confirmed(&marks);
                     let time = self.config.clock.wall();
-                    Input::LinkUp { time, marks, structure, code }
+                    Input::LinkUp { time, marks, code }
                 }
                 LinkEvent::Down { reason } => {
                     tracing::warn!(%reason, "link is down");
                     Input::LinkDown
                 }
-                LinkEvent::CodeChanged { structure, code } => Input::CodeChanged { structure, code },
+                LinkEvent::CodeChanged(code) => Input::CodeChanged(code),
                 LinkEvent::Announced(keys) => Input::Announced(keys),
                 LinkEvent::Coverage(changes) => Input::Coverage(
                     changes
@@ -722,12 +729,20 @@ impl Handler<FromMirrorLink> for StorageActor {
     }
 }
 
-impl Handler<SetChannel> for StorageActor {
+impl Handler<SetChannels> for StorageActor {
     type Result = ();
 
-    fn handle(&mut self, SetChannel(channel): SetChannel, ctx: &mut Context<Self>) {
-        self.config.pricer.set_channel(channel);
-        self.step(Input::Channel(channel), ctx);
+    fn handle(&mut self, SetChannels(channels): SetChannels, ctx: &mut Context<Self>) {
+        self.config.pricer.set_channels(channels.clone());
+        self.step(Input::Channels(channels), ctx);
+    }
+}
+
+impl Handler<NewFigures> for StorageActor {
+    type Result = ();
+
+    fn handle(&mut self, NewFigures: NewFigures, ctx: &mut Context<Self>) {
+        self.step(Input::Figures, ctx);
     }
 }
 

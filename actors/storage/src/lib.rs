@@ -19,4 +19,6 @@ pub use actor::{StorageActor, StorageConfig};
 pub use answers::AnswerBatches;
 pub use batches::RequestBatches;
 pub use mirroring::{LatencyFigures, MirroringLatency, PendingBytes};
-pub use request::{Answer, FromLink, FromMirrorLink, FromStore, Relink, Request, SetChannel, SiteStatus};
+pub use request::{
+    Answer, FromLink, FromMirrorLink, FromStore, NewFigures, Relink, Request, SetChannels, SiteStatus,
+};

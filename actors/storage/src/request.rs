@@ -3,7 +3,7 @@
 use actix::Message;
 use parhelion_actor_runtime::Credit;
 use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorCommand, MirrorEvent};
-use parhelion_mirror::{Acked, Backlog, LogStatus, Promotion, ReplicaLog};
+use parhelion_mirror::{Acked, Backlog, Demand, LogStatus, Promotion, ReplicaLog};
 use parhelion_plugin::Channel;
 use parhelion_types::{AppendRequest, Degrade, Error, LogAddress, LogId, RequestId};
 use tokio::sync::{mpsc, oneshot};
@@ -76,6 +76,8 @@ pub enum Request {
         name: String,
         /// Parameters as text.
         parameters: String,
+        /// Packet times that a flush pauses from then on; as before if none are given.
+        flush_pause: Option<u32>,
         /// Told when symbols flow under the new code, or what was wrong with the request. Dropped without a word if
         /// there is no link to a mirror.
         done: oneshot::Sender<Result<(), String>>,
@@ -84,6 +86,11 @@ pub enum Request {
     Status {
         /// Told at once.
         answer: oneshot::Sender<SiteStatus>,
+    },
+    /// Asks what a primary's clients ask for.
+    Demand {
+        /// Told at once; nothing by a mirror, or where nothing was asked lately.
+        answer: oneshot::Sender<Option<Demand>>,
     },
     /// Ends the service: what was accepted is made durable first.
     Drain {
@@ -143,10 +150,15 @@ pub enum Relink {
     Mirror(mpsc::UnboundedSender<MirrorCommand>),
 }
 
-/// The estimator's bounds changed.
+/// The estimator's beliefs changed.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetChannels(pub Vec<Channel>);
+
+/// The durability model may have better answers than before.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub struct SetChannel(pub Channel);
+pub struct NewFigures;
 
 /// What came of a read to feed the mirror.
 #[derive(Debug, Message)]

@@ -60,7 +60,7 @@ impl AppendTraces {
                 StageKind::Sent => trace.sent(at),
                 StageKind::Covered => {
                     trace.coverage(at, stage.repairs, full, stage.repairs == full);
-                    trace.risk(at, at, stage.own, stage.prefix, acked.model);
+                    trace.risk(at, at, stage.own, stage.prefix, &acked.model);
                 }
                 StageKind::Accepted
                 | StageKind::Announced

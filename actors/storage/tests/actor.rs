@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Addr};
 use bytes::Bytes;
 use parhelion_actor_runtime::{Budget, Clock};
+use parhelion_code_none::NoCode;
 use parhelion_link_driver::LinkEvent;
 use parhelion_link_driver::{LinkCommand, MirrorCommand, MirrorEvent};
 use parhelion_log::Record;
 use parhelion_mirror::{Acked, LogStatus, PrimaryConfig, Promotion};
 use parhelion_model_iid_bound::IidBound;
 use parhelion_observability::{AppendOutcome, AppendTracer, Metrics};
-use parhelion_plugin::{Channel, Structure};
+use parhelion_plugin::{Channel, Code, Parameters};
 use parhelion_risk::Pricer;
 use parhelion_storage::finding::Finding;
 use parhelion_storage::store::{Store, StoreConfig};
@@ -38,6 +39,10 @@ use tokio::time::timeout;
 use common::{Log, SEGMENT_BYTES, assert_reads, config, open};
 
 /// Of the store's queue. Most records of [`Log`] are around 1500 bytes.
+fn no_code() -> Code {
+    Code::new(Arc::new(NoCode), &Parameters::new()).unwrap()
+}
+
 const QUEUE_BYTES: usize = 20_000;
 
 /// Appends above the level `local` that may wait at once.
@@ -87,7 +92,7 @@ impl Site {
                 seen: Epoch(0),
                 has_mirror: true,
             },
-            pricer: Pricer::new(Arc::new(IidBound), Structure::None, Channel::independent(1e-3, 0.999)),
+            pricer: Pricer::new(Arc::new(IidBound), no_code(), vec![Channel::independent(1e-3, 0.999)]),
             waiting_max: WAITING_MAX,
             metrics: metrics.clone(),
             tracer: AppendTracer::disabled(),
@@ -156,8 +161,7 @@ impl Site {
 
     /// A session with a mirror that has nothing begins.
     fn link_up(&self) {
-        let (structure, code) = (Structure::None, "none".to_owned());
-        let up = LinkEvent::Up { peer: SiteId(2), marks: Vec::new(), structure, code };
+        let up = LinkEvent::Up { peer: SiteId(2), marks: Vec::new(), code: no_code() };
         self.storage.do_send(FromLink(vec![up]));
     }
 
@@ -412,8 +416,7 @@ fn appends_that_wait_for_the_mirror_keep_no_room_from_those_that_do_not() {
 
         // The mirror is back and has it all.
         let mark = |records| LogMarkV1 { log: 0, epoch: 0, records, segment: 0, offset: 64 };
-        let (structure, code) = (Structure::None, "none".to_owned());
-        let up = LinkEvent::Up { peer: SiteId(2), marks: vec![mark(0)], structure, code };
+        let up = LinkEvent::Up { peer: SiteId(2), marks: vec![mark(0)], code: no_code() };
         site.storage.do_send(FromLink(vec![up, LinkEvent::Mirrored(vec![mark(WAITING_MAX as u64 + 2)])]));
         for (acked, number) in waiting.into_iter().zip(1..) {
             let acked = answer(acked).await.unwrap();

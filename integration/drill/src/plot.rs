@@ -56,7 +56,10 @@ pub(crate) fn figures(report: &DrillReport) -> Result<Vec<Figure>, DrillError> {
 }
 
 /// Renders a figure as PNG at twice its size.
-pub(crate) fn png(svg: &str) -> Result<Vec<u8>, DrillError> {
+///
+/// # Errors
+/// It is no drawing.
+pub fn png(svg: &str) -> Result<Vec<u8>, DrillError> {
     let mut options = resvg::usvg::Options::default();
     let fonts = options.fontdb_mut();
     fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
@@ -73,8 +76,8 @@ pub(crate) fn png(svg: &str) -> Result<Vec<u8>, DrillError> {
     image.encode_png().map_err(|error| DrillError::Report(error.to_string()))
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), String>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Drawn = Result<(), String>;
 
 const WIDTH: u32 = 860;
 const HEIGHT: u32 = 420;
@@ -83,19 +86,19 @@ const LATENCY_HEIGHT: u32 = 720;
 const LATENCY_SPLIT: u32 = 366;
 const PNG_SCALE: u32 = 2;
 
-const INK: RGBColor = RGBColor(40, 44, 52);
-const GRID: RGBColor = RGBColor(225, 228, 232);
+pub(crate) const INK: RGBColor = RGBColor(40, 44, 52);
+pub(crate) const GRID: RGBColor = RGBColor(225, 228, 232);
 const SENT: RGBColor = RGBColor(176, 196, 222);
-const LOST: RGBColor = RGBColor(190, 45, 45);
-const ACK: RGBColor = RGBColor(31, 98, 168);
-const SEEN: RGBColor = RGBColor(150, 158, 170);
+pub(crate) const LOST: RGBColor = RGBColor(190, 45, 45);
+pub(crate) const ACK: RGBColor = RGBColor(31, 98, 168);
+pub(crate) const SEEN: RGBColor = RGBColor(150, 158, 170);
 
 /// Where zero is drawn on a logarithmic axis of counts.
 const COUNT_FLOOR: f64 = 0.5;
 /// Where zero is drawn on a logarithmic axis of probabilities.
 const RISK_FLOOR: f64 = 1e-12;
 
-fn draw(height: u32, figure: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, DrillError> {
+pub(crate) fn draw(height: u32, figure: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, DrillError> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
@@ -262,7 +265,7 @@ fn mesh_style<'a>(
         .label_style(font(14));
 }
 
-fn legend(area: &Area<'_>, entries: &[(&str, RGBColor)]) -> Drawn {
+pub(crate) fn legend(area: &Area<'_>, entries: &[(&str, RGBColor)]) -> Drawn {
     let mut x = 84;
     for (name, colour) in entries {
         area.draw(&Rectangle::new([(x, 12), (x + 14, 26)], colour.filled())).map_err(text)?;
@@ -292,7 +295,7 @@ fn columns(rows: &[ModeSummary]) -> f64 {
     (rows.len() as f64).max(1.0)
 }
 
-fn font(size: i32) -> TextStyle<'static> {
+pub(crate) fn font(size: i32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&INK)
 }
 
@@ -301,7 +304,7 @@ fn count(value: f64) -> String {
 }
 
 /// Labels a power of ten of a logarithmic axis, which comes with rounding errors.
-fn power_of_ten(value: f64) -> String {
+pub(crate) fn power_of_ten(value: f64) -> String {
     let exponent = value.log10().round();
     if (0.0..5.0).contains(&exponent) {
         format!("{value:.0}")
@@ -314,7 +317,7 @@ fn power_of_ten(value: f64) -> String {
 }
 
 /// Errors of the drawing backend carry its type, which is of no interest.
-fn text(error: impl std::fmt::Display) -> String {
+pub(crate) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 

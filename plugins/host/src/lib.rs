@@ -1,7 +1,8 @@
 //! The plugins that a node knows: erasure codes and durability models, by name.
 //!
-//! Everything else in Parhelion knows codes and models as trait objects. Here alone is a list of them, so a new one
-//! is a crate and one line below.
+//! Everything else in Parhelion knows codes and models as trait objects. Here alone is a list of them, from three sources:
+//! compiled in, shared libraries, and WebAssembly modules in a sandbox. A new built-in one is a crate and one line below;
+//! the others are files in a folder that the operator names.
 //!
 //! ```
 //! use parhelion_plugin::Parameters;
@@ -15,136 +16,182 @@
 //! let error = catalogue.code("reed-salomon").unwrap_err();
 //! assert_eq!(error.nearest.as_deref(), Some("reed-solomon"));
 //! ```
+//!
+//! # Versions
+//! A plugin is found as `name`, which is the highest version there is, or as `name@version`. Versions of one plugin live
+//! side by side, so that a link can be swapped from one to the other. One name and version is one plugin: a file that
+//! brings what is there already is refused, and a built-in plugin is always there first. Both ends of a link agree on name
+//! and version when they greet each other, and two plugins that claim to be the same would not be found out there.
+
+mod files;
+mod unknown;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_code_none::NoCode;
 use parhelion_code_reed_solomon::ReedSolomon;
+use parhelion_code_reed_solomon_fast::ReedSolomonFast;
 use parhelion_code_repetition::Repetition;
+use parhelion_code_sliding_window::SlidingWindow;
 use parhelion_model_gilbert_elliott::GilbertElliott;
 use parhelion_model_iid_bound::IidBound;
+use parhelion_model_monte_carlo::MonteCarlo;
+use parhelion_model_trace::{TraceModel, library};
 use parhelion_plugin::{DurabilityModel, ErasureCode};
 
-/// Codes and models by name. Cloning shares them.
+pub use files::{Libraries, Refused, open};
+pub use parhelion_plugin_abi::{Kind, LoadError, Loaded};
+pub use unknown::UnknownPlugin;
+
+/// Codes and models by name and version. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
-    codes: Vec<Arc<dyn ErasureCode>>,
-    models: Vec<Arc<dyn DurabilityModel>>,
+    entries: Vec<Entry>,
+}
+
+/// A plugin of the catalogue.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The code or model.
+    pub plugin: Loaded,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a plugin comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Compiled in.
+    BuiltIn,
+    /// A shared library, which runs with the rights of the node.
+    Library(PathBuf),
+    /// A WebAssembly module, in the sandbox.
+    Sandbox(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built in"),
+            Self::Library(path) => write!(f, "shared library {}", path.display()),
+            Self::Sandbox(path) => write!(f, "sandboxed {}", path.display()),
+        }
+    }
 }
 
 impl Catalogue {
     /// The codes and models that are compiled in.
     #[must_use]
     pub fn built_in() -> Self {
-        Self {
-            codes: vec![
-                Arc::new(LayeredInterleaving),
-                Arc::new(ReedSolomon),
-                Arc::new(Repetition),
-                Arc::new(NoCode),
-            ],
-            models: vec![Arc::new(GilbertElliott), Arc::new(IidBound)],
-        }
+        let codes: [Arc<dyn ErasureCode>; 6] = [
+            Arc::new(LayeredInterleaving),
+            Arc::new(ReedSolomonFast::default()),
+            Arc::new(SlidingWindow),
+            Arc::new(ReedSolomon),
+            Arc::new(Repetition),
+            Arc::new(NoCode),
+        ];
+        let recordings = library::traces().into_iter().map(|named| named.trace).collect();
+        let models: [Arc<dyn DurabilityModel>; 4] = [
+            Arc::new(GilbertElliott),
+            Arc::new(MonteCarlo::new()),
+            Arc::new(TraceModel::new(recordings)),
+            Arc::new(IidBound),
+        ];
+        let plugins = codes.into_iter().map(Loaded::Code).chain(models.into_iter().map(Loaded::Model));
+        Self { entries: plugins.map(|plugin| Entry { plugin, origin: Origin::BuiltIn }).collect() }
     }
 
-    /// Adds a code, in place of one with the same name.
+    /// Adds a code that is compiled in, in place of one with the same name and version.
     #[must_use]
-    pub fn with_code(mut self, code: Arc<dyn ErasureCode>) -> Self {
-        self.codes.retain(|known| known.name() != code.name());
-        self.codes.push(code);
+    pub fn with_code(self, code: Arc<dyn ErasureCode>) -> Self {
+        self.with(Loaded::Code(code))
+    }
+
+    /// Adds a model that is compiled in, in place of one with the same name and version.
+    #[must_use]
+    pub fn with_model(self, model: Arc<dyn DurabilityModel>) -> Self {
+        self.with(Loaded::Model(model))
+    }
+
+    fn with(mut self, plugin: Loaded) -> Self {
+        self.entries.retain(|known| identity(&known.plugin) != identity(&plugin));
+        self.entries.push(Entry { plugin, origin: Origin::BuiltIn });
         self
     }
 
-    /// Adds a model, in place of one with the same name.
+    /// Every plugin, built-in ones first.
     #[must_use]
-    pub fn with_model(mut self, model: Arc<dyn DurabilityModel>) -> Self {
-        self.models.retain(|known| known.name() != model.name());
-        self.models.push(model);
-        self
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
     /// Every code.
     pub fn codes(&self) -> impl Iterator<Item = &Arc<dyn ErasureCode>> + Clone {
-        self.codes.iter()
+        self.entries.iter().filter_map(|entry| match &entry.plugin {
+            Loaded::Code(code) => Some(code),
+            Loaded::Model(_) => None,
+        })
     }
 
     /// Every model.
     pub fn models(&self) -> impl Iterator<Item = &Arc<dyn DurabilityModel>> + Clone {
-        self.models.iter()
-    }
-
-    /// The code called `name`.
-    ///
-    /// # Errors
-    /// There is none; the error names the nearest one.
-    pub fn code(&self, name: &str) -> Result<Arc<dyn ErasureCode>, UnknownPlugin> {
-        let found = self.codes().find(|code| code.name() == name).cloned();
-        found.ok_or_else(|| UnknownPlugin::new(Kind::Code, name, self.codes().map(|code| code.name())))
-    }
-
-    /// The model called `name`.
-    ///
-    /// # Errors
-    /// There is none; the error names the nearest one.
-    pub fn model(&self, name: &str) -> Result<Arc<dyn DurabilityModel>, UnknownPlugin> {
-        let found = self.models().find(|model| model.name() == name).cloned();
-        found.ok_or_else(|| UnknownPlugin::new(Kind::Model, name, self.models().map(|model| model.name())))
-    }
-}
-
-/// What a plugin is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// An erasure code.
-    Code,
-    /// A durability model.
-    Model,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Code => "code",
-            Self::Model => "durability model",
+        self.entries.iter().filter_map(|entry| match &entry.plugin {
+            Loaded::Model(model) => Some(model),
+            Loaded::Code(_) => None,
         })
     }
-}
 
-/// No plugin has that name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {kind} {name:?}; {}known: {known}", suggestion(.nearest))]
-pub struct UnknownPlugin {
-    /// What was looked for.
-    pub kind: Kind,
-    /// As given.
-    pub name: String,
-    /// The known name that is most like it, if one is like it at all.
-    pub nearest: Option<String>,
-    /// Every known name.
-    pub known: String,
-}
-
-/// The question that an error asks back, with a space behind it.
-fn suggestion(nearest: &Option<String>) -> String {
-    nearest.as_ref().map(|name| format!("did you mean {name:?}? ")).unwrap_or_default()
-}
-
-/// Below this similarity (Jaro-Winkler, 0 to 1) a suggestion would mislead.
-const SIMILAR: f64 = 0.7;
-
-impl UnknownPlugin {
-    fn new<'a>(kind: Kind, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let lower = name.to_lowercase();
-        let nearest = known
-            .clone()
-            .map(|candidate| (strsim::jaro_winkler(candidate, &lower), candidate))
-            .filter(|(similarity, _)| *similarity >= SIMILAR)
-            .max_by(|(a, _), (b, _)| a.total_cmp(b))
-            .map(|(_, candidate)| candidate.to_owned());
-        Self { kind, name: name.to_owned(), nearest, known: known.collect::<Vec<_>>().join(", ") }
+    /// The code `name`, or `name@version`.
+    ///
+    /// # Errors
+    /// There is none; the error names the nearest one.
+    pub fn code(&self, id: &str) -> Result<Arc<dyn ErasureCode>, UnknownPlugin> {
+        find(id, self.codes(), |code| (code.name(), code.version()))
+            .cloned()
+            .ok_or_else(|| UnknownPlugin::new(Kind::Code, id, &self.entries))
     }
+
+    /// The model `name`, or `name@version`.
+    ///
+    /// # Errors
+    /// There is none; the error names the nearest one.
+    pub fn model(&self, id: &str) -> Result<Arc<dyn DurabilityModel>, UnknownPlugin> {
+        find(id, self.models(), |model| (model.name(), model.version()))
+            .cloned()
+            .ok_or_else(|| UnknownPlugin::new(Kind::Model, id, &self.entries))
+    }
+
+    /// The entry of a plugin with this identity.
+    fn entry(&self, plugin: &Loaded) -> Option<&Entry> {
+        self.entries.iter().find(|known| identity(&known.plugin) == identity(plugin))
+    }
+}
+
+/// What two plugins must not have in common.
+fn identity(plugin: &Loaded) -> (Kind, &str, u32) {
+    (plugin.kind(), plugin.name(), plugin.version())
+}
+
+/// The plugin `name@version`, or the one called `name` that has the highest version.
+fn find<'a, P>(
+    id: &str,
+    plugins: impl Iterator<Item = &'a P>,
+    identity: impl Fn(&'a P) -> (&'a str, u32),
+) -> Option<&'a P> {
+    let (name, version) = match id.rsplit_once('@') {
+        Some((name, version)) => (name, Some(version.parse::<u32>().ok()?)),
+        None => (id, None),
+    };
+    plugins
+        .filter(|&plugin| {
+            let known = identity(plugin);
+            known.0 == name && version.is_none_or(|version| known.1 == version)
+        })
+        .max_by_key(|&plugin| identity(plugin).1)
 }
 
 #[cfg(test)]
@@ -162,6 +209,10 @@ mod tests {
         assert_eq!(codes.len(), catalogue.codes().count());
         for code in catalogue.codes() {
             assert!(Arc::ptr_eq(&catalogue.code(code.name()).unwrap(), code));
+            assert!(Arc::ptr_eq(
+                &catalogue.code(&format!("{}@{}", code.name(), code.version())).unwrap(),
+                code
+            ));
         }
         let models: BTreeSet<_> = catalogue.models().map(|model| model.name()).collect();
         assert_eq!(models.len(), catalogue.models().count());
@@ -178,25 +229,11 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_nearest() {
-        let catalogue = Catalogue::built_in();
-        let text = |name: &str| catalogue.code(name).unwrap_err().to_string();
-        assert_eq!(
-            text("layered-interleave"),
-            "unknown code \"layered-interleave\"; did you mean \"layered-interleaving\"? \
-             known: layered-interleaving, reed-solomon, repetition, none"
-        );
-        assert!(text("Reed-Solomon").contains("did you mean \"reed-solomon\"?"));
-        assert!(!text("zzz").contains("did you mean"), "{}", text("zzz"));
-        assert_eq!(catalogue.model("iid-bond").unwrap_err().nearest.as_deref(), Some("iid-bound"));
-    }
-
-    #[test]
     fn a_plugin_takes_the_place_of_its_namesake() {
         let other: Arc<dyn ErasureCode> = Arc::new(ReedSolomon);
+        let known = Catalogue::built_in().entries().len();
         let catalogue = Catalogue::built_in().with_code(Arc::clone(&other)).with_model(Arc::new(IidBound));
-        assert_eq!(catalogue.codes().count(), 4);
-        assert_eq!(catalogue.models().count(), 2);
+        assert_eq!(catalogue.entries().len(), known);
         assert!(Arc::ptr_eq(&catalogue.code("reed-solomon").unwrap(), &other));
     }
 }

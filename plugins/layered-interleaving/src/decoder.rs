@@ -75,7 +75,10 @@ impl LayeredDecoder {
         if self.repairs.missing(slot) > 1 {
             return;
         }
-        let last = self.repairs.head(slot).cover.ids().find(|&id| !self.window.holds(id));
+        // Of those it lacked: the group may have begun behind the window, where places belong to other ids by now.
+        let RepairHead { cover, index } = self.repairs.head(slot);
+        let lacked = |id: u64| self.repairs.waiting(usize::from(index), id) == Some(slot);
+        let last = cover.ids().find(|&id| lacked(id) && !self.window.holds(id));
         let sum = self.repairs.sum(slot);
         let length = sum.len();
         self.scratch[..length].copy_from_slice(sum);

@@ -56,35 +56,26 @@ use crate::schedule::Schedule;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LayeredInterleaving;
 
-const R: Parameter = Parameter {
-    name: "r",
-    meaning: "source symbols in one XOR",
-    unit: "symbols",
-    min: 1,
-    max: 255,
-    values_max: 1,
-    default: &[8],
-};
+const R: Parameter = Parameter::number("r", "source symbols in one XOR", "symbols", (1, 255), &[8]);
 
-const INTERLEAVES: Parameter = Parameter {
-    name: "interleaves",
-    meaning: "distance between the symbols of one XOR, a value per layer, ascending; relatively prime is best",
-    unit: "symbols",
-    min: 1,
-    max: 16_384,
-    values_max: 8,
-    default: &[1, 23, 101],
-};
+const INTERLEAVES: Parameter = Parameter::list(
+    "interleaves",
+    "distance between the symbols of one XOR, a value per layer, ascending; relatively prime is best",
+    "symbols",
+    (1, 16_384),
+    8,
+    &[1, 23, 101],
+);
 
-const DELAYED: Parameter = Parameter {
-    name: "delayed",
-    meaning: "1 if a repair leaves one interleave after its last symbol, 0 if at once",
-    unit: "(no or yes)",
-    min: 0,
-    max: 1,
-    values_max: 1,
-    default: &[1],
-};
+const DELAYED: Parameter = Parameter::number(
+    "delayed",
+    "1 if a repair leaves one interleave after its last symbol, 0 if at once",
+    "(no or yes)",
+    (0, 1),
+    &[1],
+);
+
+static SCHEMA: [Parameter; 3] = [R, INTERLEAVES, DELAYED];
 
 struct Settings {
     r: u32,
@@ -95,7 +86,7 @@ struct Settings {
 
 impl LayeredInterleaving {
     fn settings(parameters: &Parameters) -> Result<Settings, ParameterError> {
-        parameters.check(&[R, INTERLEAVES, DELAYED])?;
+        parameters.check(&SCHEMA)?;
         let r = parameters.value(&R);
         let interleaves = parameters.values(&INTERLEAVES);
         let delayed = parameters.value(&DELAYED) == 1;
@@ -117,7 +108,7 @@ impl LayeredInterleaving {
 }
 
 impl ErasureCode for LayeredInterleaving {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "layered-interleaving"
     }
 
@@ -125,8 +116,8 @@ impl ErasureCode for LayeredInterleaving {
         1
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        &[R, INTERLEAVES, DELAYED]
+    fn parameters(&self) -> &[Parameter] {
+        &SCHEMA
     }
 
     fn structure(&self, parameters: &Parameters) -> Result<Structure, ParameterError> {

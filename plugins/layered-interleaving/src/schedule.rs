@@ -45,10 +45,20 @@ impl Schedule {
         (id % self.interleave) as usize
     }
 
+    /// After so many ids the pattern repeats.
+    pub fn period(&self) -> u64 {
+        self.r * self.interleave
+    }
+
+    /// The place in the period at which the group of a lane ends.
+    pub fn end(&self, lane: usize) -> u32 {
+        self.ends[lane]
+    }
+
     /// Symbols of its group that follow `id`, if no flush splits the group.
     pub fn remaining(&self, id: u64) -> u64 {
-        let period = self.r * self.interleave;
-        let end = u64::from(self.ends[self.lane(id)]);
+        let period = self.period();
+        let end = u64::from(self.end(self.lane(id)));
         (end + period - id % period) % period / self.interleave
     }
 

@@ -2,7 +2,9 @@
 
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_plugin::conformance::{self, PacketKind, SplitMix64, Stream, Traffic};
-use parhelion_plugin::{ErasureCode, ParameterError, Parameters};
+use parhelion_plugin::{
+    Cover, ErasureCode, ParameterError, Parameters, RecoveredSink, RepairHead, RepairSink,
+};
 use proptest::prelude::*;
 
 fn parameters(r: u32, interleaves: &[u32], delayed: u32) -> Parameters {
@@ -209,4 +211,46 @@ proptest! {
         let repairs = stream.packets.iter().filter(|p| matches!(p.kind, PacketKind::Repair(_))).count();
         prop_assert!(repairs * r as usize >= 150 * interleaves.len());
     }
+}
+
+/// What an encoder gives, or a decoder.
+#[derive(Default)]
+struct Given(Vec<(u64, Vec<u8>)>);
+
+impl RepairSink for Given {
+    fn repair(&mut self, head: RepairHead, payload: &[u8]) {
+        self.0.push((head.cover.first, payload.to_vec()));
+    }
+}
+
+impl RecoveredSink for Given {
+    fn recovered(&mut self, id: u64, payload: &[u8]) {
+        self.0.push((id, payload.to_vec()));
+    }
+}
+
+/// A group whose first symbols have fallen behind the window while two others were still lacking: their places belong to
+/// newer ids by then. The decoder once rebuilt one of the fallen ones, with the bytes of another.
+#[test]
+fn symbols_behind_the_window_are_not_taken_for_lost_ones() {
+    let parameters = parameters(8, &[1], 0);
+    let symbol = |id: u64| id.to_le_bytes();
+    let mut encoder = LayeredInterleaving.encoder(&parameters, 8).unwrap();
+    let mut decoder = LayeredInterleaving.decoder(&parameters, 8).unwrap();
+    let (mut repairs, mut rebuilt) = (Given::default(), Given::default());
+    let first = 10_000;
+    (first..first + 8).for_each(|id| encoder.source(id, &symbol(id), &mut repairs));
+    let (lost, late) = (first + 2, first + 7);
+    for id in (first..late).filter(|&id| id != lost) {
+        decoder.source(id, &symbol(id), &mut rebuilt);
+    }
+    let [(_, repair)] = &repairs.0[..] else { panic!("{:?}", repairs.0) };
+    let head = RepairHead { cover: Cover { first, stride: 1, count: 8 }, index: 0 };
+    decoder.repair(head, repair, &mut rebuilt).unwrap();
+    // The window holds 1024: it begins at the lost symbol now, and the places of the two before it are empty.
+    let newest = lost + 1023;
+    decoder.source(newest, &symbol(newest), &mut rebuilt);
+    assert_eq!(rebuilt.0, []);
+    decoder.source(late, &symbol(late), &mut rebuilt);
+    assert_eq!(rebuilt.0, [(lost, symbol(lost).to_vec())]);
 }

@@ -17,7 +17,7 @@ use parhelion_plugin::{
 pub struct NoCode;
 
 impl ErasureCode for NoCode {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "none"
     }
 
@@ -25,7 +25,7 @@ impl ErasureCode for NoCode {
         1
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
+    fn parameters(&self) -> &[Parameter] {
         &[]
     }
 

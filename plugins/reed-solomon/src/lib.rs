@@ -39,35 +39,14 @@ use crate::matrix::ParityMatrix;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReedSolomon;
 
-const R: Parameter = Parameter {
-    name: "r",
-    meaning: "source symbols in a block",
-    unit: "symbols",
-    min: 1,
-    max: 254,
-    values_max: 1,
-    default: &[8],
-};
+const R: Parameter = Parameter::number("r", "source symbols in a block", "symbols", (1, 254), &[8]);
 
-const C: Parameter = Parameter {
-    name: "c",
-    meaning: "repair symbols for a block",
-    unit: "symbols",
-    min: 1,
-    max: 64,
-    values_max: 1,
-    default: &[3],
-};
+const C: Parameter = Parameter::number("c", "repair symbols for a block", "symbols", (1, 64), &[3]);
 
-const DEPTH: Parameter = Parameter {
-    name: "depth",
-    meaning: "blocks that take turns; 1 is no interleaving",
-    unit: "blocks",
-    min: 1,
-    max: 4096,
-    values_max: 1,
-    default: &[1],
-};
+const DEPTH: Parameter =
+    Parameter::number("depth", "blocks that take turns; 1 is no interleaving", "blocks", (1, 4096), &[1]);
+
+static SCHEMA: [Parameter; 3] = [R, C, DEPTH];
 
 /// Symbols of the field: GF(2^8) less one, as the matrix needs a distinct point for each.
 const BLOCK_SYMBOLS_MAX: u32 = 255;
@@ -81,7 +60,7 @@ struct Settings {
 
 impl ReedSolomon {
     fn settings(parameters: &Parameters) -> Result<Settings, ParameterError> {
-        parameters.check(&[R, C, DEPTH])?;
+        parameters.check(&SCHEMA)?;
         let (r, c, depth) = (parameters.value(&R), parameters.value(&C), parameters.value(&DEPTH));
         if r + c > BLOCK_SYMBOLS_MAX {
             return Err(ParameterError::Conflict(format!(
@@ -100,7 +79,7 @@ impl ReedSolomon {
 }
 
 impl ErasureCode for ReedSolomon {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "reed-solomon"
     }
 
@@ -108,8 +87,8 @@ impl ErasureCode for ReedSolomon {
         1
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        &[R, C, DEPTH]
+    fn parameters(&self) -> &[Parameter] {
+        &SCHEMA
     }
 
     fn structure(&self, parameters: &Parameters) -> Result<Structure, ParameterError> {

@@ -30,36 +30,32 @@ use crate::encoder::RepetitionEncoder;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Repetition;
 
-const COPIES: Parameter = Parameter {
-    name: "copies",
-    meaning: "how often each symbol is sent again",
-    unit: "copies",
-    min: 1,
-    max: 16,
-    values_max: 1,
-    default: &[1],
-};
+const COPIES_MAX: u32 = 16;
+const SPACING_MAX: u32 = 2048;
+
+const COPIES: Parameter =
+    Parameter::number("copies", "how often each symbol is sent again", "copies", (1, COPIES_MAX), &[1]);
 
 /// The default outlasts bursts that a dropped super-packet of segmentation offload makes (64 packets).
-const SPACING: Parameter = Parameter {
-    name: "spacing",
-    meaning: "distance between one copy and the next",
-    unit: "symbols",
-    min: 1,
-    max: 2048,
-    values_max: 1,
-    default: &[64],
-};
+const SPACING: Parameter = Parameter::number(
+    "spacing",
+    "distance between one copy and the next",
+    "symbols",
+    (1, SPACING_MAX),
+    &[64],
+);
+
+static SCHEMA: [Parameter; 2] = [COPIES, SPACING];
 
 impl Repetition {
     fn settings(parameters: &Parameters) -> Result<(u32, u32), ParameterError> {
-        parameters.check(&[COPIES, SPACING])?;
+        parameters.check(&SCHEMA)?;
         Ok((parameters.value(&COPIES), parameters.value(&SPACING)))
     }
 }
 
 impl ErasureCode for Repetition {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "repetition"
     }
 
@@ -67,8 +63,8 @@ impl ErasureCode for Repetition {
         1
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        &[COPIES, SPACING]
+    fn parameters(&self) -> &[Parameter] {
+        &SCHEMA
     }
 
     fn structure(&self, parameters: &Parameters) -> Result<Structure, ParameterError> {
@@ -104,6 +100,6 @@ fn window_exceeded() -> ParameterError {
 }
 
 const _: () = assert!(
-    2 * COPIES.max as usize * SPACING.max as usize <= parhelion_types::limits::DECODER_WINDOW_SYMBOLS_MAX,
+    2 * COPIES_MAX as usize * SPACING_MAX as usize <= parhelion_types::limits::DECODER_WINDOW_SYMBOLS_MAX,
     "every pair of values within the ranges fits the decoder's window"
 );

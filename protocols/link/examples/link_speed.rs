@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_code_none::NoCode;
 use parhelion_link::{Receiver, ReceiverConfig, Sender, SenderConfig};
-use parhelion_plugin::{ErasureCode, Parameters};
+use parhelion_plugin::{Code, ErasureCode};
 use parhelion_types::{LogId, RecordKey, Time};
 
 const SYMBOL_BYTES: usize = 1168;
@@ -38,7 +38,8 @@ fn main() {
 
 /// Sends all records; one in `loss` datagrams is lost, none for 0.
 fn run(name: &str, code: Arc<dyn ErasureCode>, parameters: &str, loss: u64) {
-    let parameters: Parameters = parameters.parse().expect("parameters are well formed");
+    let parameters = parameters.parse().expect("parameters are well formed");
+    let code = Code::new(code, &parameters).expect("parameters are in range");
     let sender_config = SenderConfig {
         symbol_bytes: SYMBOL_BYTES,
         buffer_bytes_max: 64 << 20,
@@ -59,10 +60,8 @@ fn run(name: &str, code: Arc<dyn ErasureCode>, parameters: &str, loss: u64) {
     };
     let start = Instant::now();
     let clock = || Time::ZERO + start.elapsed() + Duration::from_secs(1);
-    let mut sender =
-        Sender::new(sender_config, code.clone(), parameters.clone(), clock()).expect("settings are in range");
-    let mut receiver =
-        Receiver::new(receiver_config, 0, 0, code, parameters, clock()).expect("settings are in range");
+    let mut sender = Sender::new(sender_config, &code, clock()).expect("settings are in range");
+    let mut receiver = Receiver::new(receiver_config, 0, 0, &code, clock()).expect("settings are in range");
 
     let record = Bytes::from((0..RECORD_BYTES).map(|n| n as u8).collect::<Vec<_>>());
     let log = LogId(0);

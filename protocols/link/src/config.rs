@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parhelion_plugin::{ErasureCode, ParameterError, Parameters, Structure};
+use parhelion_plugin::{Code, ParameterError};
 use parhelion_wire::{REPAIR_HEADER_BYTES, SYMBOL_DATA_BYTES_MAX, SYMBOL_PREFIX_BYTES};
 
 /// Settings of a [`Sender`](crate::Sender).
@@ -77,21 +77,15 @@ impl ReceiverConfig {
     }
 }
 
-/// The structure of `code` with `parameters`, if coverage can be kept for it.
-pub(crate) fn structure_of(
-    code: &dyn ErasureCode,
-    parameters: &Parameters,
-) -> Result<Structure, ParameterError> {
-    let structure = code.structure(parameters)?;
-    let repairs = structure.repairs_per_symbol();
-    if repairs > REPAIRS_PER_SYMBOL_MAX {
+/// Whether coverage can be kept for a code.
+pub(crate) fn check_code(code: &Code) -> Result<(), ParameterError> {
+    if code.structure().repairs_per_symbol() > REPAIRS_PER_SYMBOL_MAX {
         return Err(ParameterError::Conflict(format!(
-            "code {} with {parameters} covers each symbol by {repairs} repairs; coverage holds at most \
-             {REPAIRS_PER_SYMBOL_MAX}, so ask for fewer",
-            code.name()
+            "code {code} covers each symbol by {} repairs; coverage holds at most {REPAIRS_PER_SYMBOL_MAX}, so ask for fewer",
+            code.structure().repairs_per_symbol()
         )));
     }
-    Ok(structure)
+    Ok(())
 }
 
 /// Bytes of a record that a symbol of `symbol_bytes` carries.
@@ -106,8 +100,9 @@ fn check_symbol_bytes(symbol_bytes: usize) -> Result<(), ParameterError> {
     Err(range("symbol_bytes", symbol_bytes, SYMBOL_BYTES_MIN as u32, SYMBOL_BYTES_MAX as u32, "bytes"))
 }
 
-fn range(name: &'static str, value: usize, min: u32, max: u32, unit: &'static str) -> ParameterError {
-    ParameterError::Range { name, value: u32::try_from(value).unwrap_or(u32::MAX), min, max, unit }
+fn range(name: &str, value: usize, min: u32, max: u32, unit: &str) -> ParameterError {
+    let value = u32::try_from(value).unwrap_or(u32::MAX);
+    ParameterError::Range { name: name.to_owned(), value, min, max, unit: unit.to_owned() }
 }
 
 /// One bit of a coverage set for each.

@@ -2,17 +2,17 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use parhelion_plugin::{Cover, Decoder, ErasureCode, ParameterError, Parameters, RecoveredSink, RepairHead};
+use parhelion_plugin::{Code, Cover, Decoder, ParameterError, RecoveredSink, RepairHead};
 use parhelion_types::Time;
 use parhelion_wire::link::ChannelCountsV1;
 use parhelion_wire::{Datagram, DatagramKind, SymbolPrefix, WireError};
 
 use crate::SYMBOLS_IN_FLIGHT_MAX;
 use crate::channel::{Arrival, Channel};
-use crate::config::{ReceiverConfig, data_bytes, structure_of};
+use crate::config::{ReceiverConfig, check_code, data_bytes};
 use crate::reassembly::{Placed, Reassembly};
 use crate::runs::{Gap, Runs};
 
@@ -30,7 +30,7 @@ use crate::runs::{Gap, Runs};
 pub struct Receiver {
     config: ReceiverConfig,
     /// By epoch, which are consecutive; at least one.
-    codes: VecDeque<Code>,
+    codes: VecDeque<Decoding>,
     /// Datagrams of a code that is not known yet, with the time they came.
     parked: Vec<(Time, Vec<u8>)>,
     parked_bytes: usize,
@@ -46,10 +46,12 @@ pub struct Receiver {
     rebuilt: u64,
     late: u64,
     host_drops: u64,
+    /// Epoch of the first code whose decoder gave a symbol that is none.
+    made_up: Option<u32>,
 }
 
 /// A code whose symbols may still come.
-struct Code {
+struct Decoding {
     epoch: u32,
     first_symbol: u64,
     decoder: Box<dyn Decoder>,
@@ -78,12 +80,11 @@ impl Receiver {
         config: ReceiverConfig,
         code_epoch: u32,
         first_symbol: u64,
-        code: Arc<dyn ErasureCode>,
-        parameters: Parameters,
+        code: &Code,
         _now: Time,
     ) -> Result<Self, ParameterError> {
         config.check()?;
-        let code = Code::new(code_epoch, first_symbol, &*code, &parameters, config.symbol_bytes)?;
+        let code = Decoding::new(code_epoch, first_symbol, code, config.symbol_bytes)?;
         let data_bytes = data_bytes(config.symbol_bytes);
         Ok(Self {
             codes: VecDeque::from([code]),
@@ -98,6 +99,7 @@ impl Receiver {
             rebuilt: 0,
             late: 0,
             host_drops: 0,
+            made_up: None,
             config,
         })
     }
@@ -108,13 +110,7 @@ impl Receiver {
     /// # Errors
     /// An epoch that does not follow the newest, a first symbol below the newest code's, too many codes at
     /// once, or parameters that the code does not accept. What was in force stays.
-    pub fn add_code(
-        &mut self,
-        epoch: u32,
-        first_symbol: u64,
-        code: Arc<dyn ErasureCode>,
-        parameters: Parameters,
-    ) -> Result<(), ParameterError> {
+    pub fn add_code(&mut self, epoch: u32, first_symbol: u64, code: &Code) -> Result<(), ParameterError> {
         let conflict = |reason: String| {
             Err(ParameterError::Conflict(format!(
                 "code epoch {epoch} is refused: {reason}; begin a new session"
@@ -134,7 +130,7 @@ impl Receiver {
         if self.codes.len() >= EPOCHS_MAX {
             return conflict(format!("{EPOCHS_MAX} codes have symbols in flight"));
         }
-        self.codes.push_back(Code::new(epoch, first_symbol, &*code, &parameters, self.config.symbol_bytes)?);
+        self.codes.push_back(Decoding::new(epoch, first_symbol, code, self.config.symbol_bytes)?);
         self.retire_codes();
         self.parked_bytes = 0;
         for (came, datagram) in std::mem::take(&mut self.parked) {
@@ -144,6 +140,19 @@ impl Receiver {
             }
         }
         Ok(())
+    }
+
+    /// A code whose decoder broke, or made up a symbol, by its epoch; and what happened. What it rebuilt and was taken is
+    /// right, which a checksum in each symbol proves; what it should rebuild will not come.
+    #[must_use]
+    pub fn code_fault(&self) -> Option<(u32, &str)> {
+        let broken = self.codes.iter().find_map(|code| Some((code.epoch, code.decoder.fault()?)));
+        broken.or(self.made_up.map(|epoch| (epoch, "it rebuilt a symbol that was never sent")))
+    }
+
+    /// Changes how long a lost symbol may wait for repair; see [`ReceiverConfig::repair_delay`].
+    pub fn set_repair_delay(&mut self, repair_delay: Duration) {
+        self.config.repair_delay = repair_delay;
     }
 
     /// Takes a datagram. Copies and late ones are welcome.
@@ -328,7 +337,10 @@ impl Receiver {
                 continue;
             }
             // A decoder that made a symbol up is found out by its checksum; the symbol stays missing.
-            let Ok((prefix, data)) = SymbolPrefix::parse(&recovered.bytes[bytes.clone()]) else { continue };
+            let Ok((prefix, data)) = SymbolPrefix::parse(&recovered.bytes[bytes.clone()]) else {
+                self.made_up.get_or_insert(self.codes[at].epoch);
+                continue;
+            };
             if self.accept(now, *id, prefix, data).is_ok_and(|is_placed| is_placed) {
                 self.rebuilt += 1;
             }
@@ -380,22 +392,16 @@ impl Receiver {
     }
 }
 
-impl Code {
-    fn new(
-        epoch: u32,
-        first_symbol: u64,
-        code: &dyn ErasureCode,
-        parameters: &Parameters,
-        symbol_bytes: usize,
-    ) -> Result<Self, ParameterError> {
+impl Decoding {
+    fn new(epoch: u32, first_symbol: u64, code: &Code, symbol_bytes: usize) -> Result<Self, ParameterError> {
         if first_symbol >= SYMBOL_ID_MAX {
             return Err(ParameterError::Conflict(format!(
                 "code epoch {epoch} is refused: it begins at symbol {first_symbol}, and no session gets there; \
                  begin a new session"
             )));
         }
-        structure_of(code, parameters)?;
-        Ok(Self { epoch, first_symbol, decoder: code.decoder(parameters, symbol_bytes)? })
+        check_code(code)?;
+        Ok(Self { epoch, first_symbol, decoder: code.decoder(symbol_bytes)? })
     }
 }
 

@@ -1,18 +1,17 @@
 //! The sending end of a link.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parhelion_plugin::{Encoder, ErasureCode, Exposure, ParameterError, Parameters, RepairHead, Structure};
+use parhelion_plugin::{Code, Encoder, Exposure, ParameterError, RepairHead, Structure};
 use parhelion_types::{RecordKey, Time};
 use parhelion_wire::{
     Datagram, DatagramKind, REPAIR_HEADER_BYTES, SOURCE_HEADER_BYTES, SYMBOL_PREFIX_BYTES, SymbolPrefix,
 };
 
 use crate::SYMBOLS_IN_FLIGHT_MAX;
-use crate::config::{SenderConfig, data_bytes, structure_of};
+use crate::config::{SenderConfig, check_code, data_bytes};
 use crate::departures::{Departure, Departures};
 use crate::pacer::Pacer;
 use crate::records::{RecordRef, Records};
@@ -63,9 +62,9 @@ use crate::symbols::Symbols;
 pub struct Sender {
     config: SenderConfig,
     data_bytes: usize,
-    code: Code,
+    code: Encoding,
     /// Codes that wait for the end of the record that is being cut.
-    next_codes: VecDeque<Code>,
+    next_codes: VecDeque<Encoding>,
     records: Records,
     cutting: Option<RecordRef>,
     symbols: Symbols,
@@ -84,7 +83,7 @@ pub struct Sender {
 }
 
 /// A code in force, or about to be.
-struct Code {
+struct Encoding {
     epoch: u32,
     structure: Structure,
     full: u64,
@@ -177,17 +176,12 @@ impl Sender {
     ///
     /// # Errors
     /// A setting out of range, or parameters that the code does not accept.
-    pub fn new(
-        config: SenderConfig,
-        code: Arc<dyn ErasureCode>,
-        parameters: Parameters,
-        now: Time,
-    ) -> Result<Self, ParameterError> {
+    pub fn new(config: SenderConfig, code: &Code, now: Time) -> Result<Self, ParameterError> {
         config.check()?;
         let datagram_bytes = REPAIR_HEADER_BYTES + config.symbol_bytes + config.per_datagram_overhead;
         Ok(Self {
             data_bytes: data_bytes(config.symbol_bytes),
-            code: Code::new(0, &*code, &parameters, config.symbol_bytes)?,
+            code: Encoding::new(0, code, config.symbol_bytes)?,
             next_codes: VecDeque::new(),
             records: Records::default(),
             cutting: None,
@@ -248,23 +242,23 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::new`]; the code in force stays.
-    pub fn change_code(
-        &mut self,
-        _now: Time,
-        code: Arc<dyn ErasureCode>,
-        parameters: Parameters,
-    ) -> Result<CodeEpoch, ParameterError> {
+    pub fn change_code(&mut self, _now: Time, code: &Code) -> Result<CodeEpoch, ParameterError> {
         let newest = self.next_codes.back().map_or(self.code.epoch, |code| code.epoch);
         let Some(epoch) = newest.checked_add(1) else {
             return Err(ParameterError::Conflict("no code epoch is left; begin a new session".to_owned()));
         };
-        self.next_codes.push_back(Code::new(epoch, &*code, &parameters, self.config.symbol_bytes)?);
+        self.next_codes.push_back(Encoding::new(epoch, code, self.config.symbol_bytes)?);
         let uncut =
             self.cutting.and_then(|at| self.records.get(at)).map_or(0, |record| record.symbols - record.cut);
         if uncut == 0 {
             self.enter_next_codes();
         }
         Ok(CodeEpoch { epoch, first_symbol: self.symbols.next() + u64::from(uncut) })
+    }
+
+    /// Changes how long flushes pause from now on; see [`SenderConfig::flush_pause`].
+    pub fn set_flush_pause(&mut self, flush_pause: u32) {
+        self.config.flush_pause = flush_pause;
     }
 
     /// Every datagram below `wire_number` has left the host: QUIC has sent it and the kernel's queue is
@@ -362,6 +356,12 @@ impl Sender {
     #[must_use]
     pub fn structure(&self) -> &Structure {
         &self.next_codes.back().unwrap_or(&self.code).structure
+    }
+
+    /// Why the code in force makes no repairs any more, if it broke. What it covers keeps counting; change the code.
+    #[must_use]
+    pub fn code_fault(&self) -> Option<&str> {
+        self.code.encoder.fault()
     }
 
     /// Smoothed time from sending a symbol to the report that settles it, wait for the report included.
@@ -549,16 +549,11 @@ impl Sender {
     }
 }
 
-impl Code {
-    fn new(
-        epoch: u32,
-        code: &dyn ErasureCode,
-        parameters: &Parameters,
-        symbol_bytes: usize,
-    ) -> Result<Self, ParameterError> {
-        let structure = structure_of(code, parameters)?;
-        let encoder = code.encoder(parameters, symbol_bytes)?;
-        Ok(Self { epoch, full: structure.full_coverage(), structure, encoder })
+impl Encoding {
+    fn new(epoch: u32, code: &Code, symbol_bytes: usize) -> Result<Self, ParameterError> {
+        check_code(code)?;
+        let structure = code.structure().clone();
+        Ok(Self { epoch, full: structure.full_coverage(), structure, encoder: code.encoder(symbol_bytes)? })
     }
 }
 

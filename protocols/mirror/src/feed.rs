@@ -144,6 +144,11 @@ impl LinkBuffer {
 }
 
 impl InFlight {
+    /// Records that were sent and are not confirmed.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
     /// A record is sent.
     pub fn push(&mut self, buffer: &mut LinkBuffer, number: u64, class: Class, bytes: usize) {
         buffer.held += Bytes::of(class, bytes);

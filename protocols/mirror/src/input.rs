@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parhelion_log::{ActiveMap, KnownRequest, Record, Tail};
-use parhelion_plugin::{Channel, Exposure, Structure};
+use parhelion_plugin::{Channel, Code, Exposure};
 use parhelion_risk::Verdict;
 use parhelion_types::{
     AppendRequest, Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, SourceTime,
@@ -101,27 +101,22 @@ pub enum Input {
         /// Where each log ends there.
         marks: Vec<LogMarkV1>,
         /// The code in force.
-        structure: Structure,
-        /// The code in force, for people.
-        code: String,
+        code: Code,
     },
     /// The session ended.
     LinkDown,
     /// Another code is in force.
-    CodeChanged {
-        /// Its structure.
-        structure: Structure,
-        /// Its name, version and parameters.
-        code: String,
-    },
+    CodeChanged(Code),
     /// Announcements are on the wire.
     Announced(Vec<RecordKey>),
     /// Coverage rose.
     Coverage(Vec<Covered>),
     /// Logs advanced at the mirror.
     Mirrored(Vec<LogMarkV1>),
-    /// The estimator's bounds on the channel changed.
-    Channel(Channel),
+    /// The estimator believes that the channel is one of these.
+    Channels(Vec<Channel>),
+    /// The durability model may have better answers than before.
+    Figures,
     /// The answer to [`Effect::ReadBacklog`].
     Backlog {
         /// The log.

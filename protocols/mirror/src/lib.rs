@@ -18,6 +18,7 @@
 //! Only `mirrored` may fall, when a mirror comes back with less than it had confirmed: it lost its disk.
 
 mod announced;
+mod demand;
 mod directory;
 mod feed;
 mod input;
@@ -29,6 +30,7 @@ mod refusals;
 mod replica;
 mod requests;
 
+pub use demand::Demand;
 pub use directory::{Directory, DirectoryError};
 pub use input::{
     Append, Backlog, Covered, Effect, Event, Input, LogStatus, PrimaryConfig, PrimaryLog, Reply, Token,

@@ -27,7 +27,7 @@ pub struct Acked {
     /// P(the bounds hold).
     pub confidence: f64,
     /// The durability model.
-    pub model: &'static str,
+    pub model: Arc<str>,
     /// The code in force, for people.
     pub code: Arc<str>,
     /// The primary's epoch.

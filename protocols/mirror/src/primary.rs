@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parhelion_log::{CreatePayload, FreePayload, KnownRequest, RecordFields, RecordKind, Tail};
-use parhelion_plugin::Structure;
+use parhelion_plugin::Code;
 use parhelion_risk::{Ledger, Pricer, TrackRecord, Waiting, WireState, decide, reached};
 use parhelion_types::{
     AppendRequest, Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId,
@@ -16,6 +16,7 @@ use parhelion_types::{
 };
 use parhelion_wire::link::LogMarkV1;
 
+use crate::demand::{Demand, Demands};
 use crate::feed::{Class, Feed, LinkBuffer};
 use crate::input::{
     Append, Covered, Effect, Event, Input, LogStatus, PrimaryConfig, PrimaryLog, Reply, Token,
@@ -47,6 +48,9 @@ pub struct Primary {
     told_factor: f64,
     pricer: Pricer,
     code: Arc<str>,
+    /// Name of the model.
+    model: Arc<str>,
+    demands: Demands,
     /// Counts link sessions; even while down, odd while up.
     session: u64,
     buffer: LinkBuffer,
@@ -65,6 +69,7 @@ impl Primary {
     pub fn new(mut config: PrimaryConfig, pricer: Pricer, logs: Vec<PrimaryLog>) -> Self {
         let newest = logs.iter().map(|log| log.tail.epoch()).max().unwrap_or_default();
         config.epoch = config.epoch.max(newest);
+        let code = pricer.code().to_string().into();
         let mut primary = Self {
             buffer: LinkBuffer::new(config.link_buffer_bytes_max),
             config,
@@ -72,8 +77,10 @@ impl Primary {
             unknown: BTreeSet::new(),
             ledger: Ledger::new(),
             told_factor: 1.0,
+            model: pricer.model().name().into(),
+            demands: Demands::default(),
             pricer,
-            code: "none".into(),
+            code,
             session: 0,
             feeds: 0,
             deadlines: BTreeSet::new(),
@@ -130,6 +137,11 @@ impl Primary {
         self.buffer.held()
     }
 
+    /// What was asked for at the level `network` lately; nothing if nobody did.
+    pub fn demand(&mut self, now: Time) -> Option<Demand> {
+        self.demands.demand(now)
+    }
+
     /// The code in force, with its version and parameters; the last one while no session is up.
     #[must_use]
     pub fn code(&self) -> &str {
@@ -173,23 +185,27 @@ impl Primary {
             Input::Free { token, log, freed, time } => self.free(now, token, log, freed, time, effects),
             Input::Durable { log, records } => self.durable(now, log, records, effects),
             Input::WriteFailed { log, reason } => self.write_failed(now, log, &reason, effects),
-            Input::LinkUp { time, marks, structure, code } => {
+            Input::LinkUp { time, marks, code } => {
                 self.older.time = time;
-                self.link_up(now, &marks, structure, &code, effects);
+                self.link_up(now, &marks, code, effects);
             }
             Input::LinkDown => self.link_down(now, effects),
-            Input::CodeChanged { structure, code } => {
-                self.code = code.into();
-                self.pricer.set_structure(structure);
+            Input::CodeChanged(code) => {
+                self.set_code(code);
                 self.reprice(now, effects);
             }
             Input::Announced(keys) => self.announced(now, &keys, effects),
             Input::Coverage(covered) => self.coverage(now, &covered, effects),
             Input::Mirrored(marks) => self.mirrored(now, &marks, effects),
-            Input::Channel(channel) => {
-                self.pricer.set_channel(channel);
+            Input::Channels(channels) => {
+                self.pricer.set_channels(channels);
                 self.reprice(now, effects);
                 self.judge(now, effects);
+            }
+            Input::Figures => {
+                if self.pricer.refresh() {
+                    self.reprice(now, effects);
+                }
             }
             Input::Backlog { log, session, read } => self.backlog(now, log, session, read, effects),
             Input::GivenUp(tokens) => self.given_up(tokens),
@@ -327,8 +343,13 @@ impl Primary {
                 self.place(now, id, fields, &append.payload, effects)
             }
         };
-        let deadline = now + append.deadline.unwrap_or(self.config.deadline);
+        let within = append.deadline.unwrap_or(self.config.deadline);
+        let deadline = now + within;
         let Some(log) = self.logs.get_mut(&id) else { return };
+        if durability == Durability::Network {
+            let bytes = append.payload.len();
+            self.demands.note(now, bytes, append.max_risk, within, log.in_flight.len());
+        }
         let address = stored.map_or_else(|| log.last_address(), |stored| stored.address);
         let traced = append.explain || append.trace.sampled;
         let mut pending = Pending {
@@ -481,18 +502,15 @@ impl Primary {
         self.epoch_settled(now, id, effects);
     }
 
-    fn link_up(
-        &mut self,
-        now: Time,
-        marks: &[LogMarkV1],
-        structure: Structure,
-        code: &str,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn set_code(&mut self, code: Code) {
+        self.code = code.to_string().into();
+        self.pricer.set_code(code);
+    }
+
+    fn link_up(&mut self, now: Time, marks: &[LogMarkV1], code: Code, effects: &mut Vec<Effect>) {
         self.link_down(now, effects);
         self.session += 1;
-        self.code = code.into();
-        self.pricer.set_structure(structure);
+        self.set_code(code);
         let theirs = marks.iter().filter(|mark| mark.records > 0).map(|mark| LogId(mark.log));
         self.unknown = theirs.filter(|log| !self.logs.contains_key(log)).collect();
         if self.is_fenced_by(marks, effects) {
@@ -721,8 +739,8 @@ impl Primary {
             duplicate: pending.duplicate,
             own: progress.own,
             prefix: progress.prefix,
-            confidence: self.pricer.channel().confidence,
-            model: self.pricer.model().name(),
+            confidence: self.pricer.confidence(),
+            model: self.model.clone(),
             code: self.code.clone(),
             epoch: log.tail.epoch(),
             accepted: pending.accepted,

@@ -11,7 +11,7 @@ use network::{CLEAN, Network, Path, code, receiver_config, sender_config};
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_link::{ReceiverConfig, SenderConfig};
 use parhelion_model_gilbert_elliott::GilbertElliott;
-use parhelion_plugin::Channel;
+use parhelion_plugin::{Channel, Code};
 use parhelion_risk::{Ledger, Pricer, WireState};
 use parhelion_types::{RecordKey, Time};
 
@@ -62,7 +62,7 @@ enum Step {
     Confirm,
 }
 
-fn follow(network: &Network, code: &network::Code) -> Outcome {
+fn follow(network: &Network, code: &Code) -> Outcome {
     let mut steps: Vec<(Time, RecordKey, Step)> = Vec::new();
     let mut confirmed = Time::ZERO;
     let (mut reported, mut failed) = (0, 0);
@@ -87,9 +87,8 @@ fn follow(network: &Network, code: &network::Code) -> Outcome {
         }
     }
     steps.sort_by_key(|&(at, ..)| at);
-    let structure = code.0.structure(&code.1).unwrap();
     let channel = Channel::bursty(LINE.loss, LINE.burst, 0.999);
-    let mut pricer = Pricer::new(Arc::new(GilbertElliott), structure, channel);
+    let mut pricer = Pricer::new(Arc::new(GilbertElliott), code.clone(), vec![channel]);
     let mut ledger = Ledger::new();
     for (at, key, step) in steps {
         ledger.advance(at);

@@ -60,6 +60,16 @@ impl Channel {
         if total > 0.0 { self.good_to_bad / total } else { 0.0 }
     }
 
+    /// Whether each bound is at least as bad as that of `other`, give or take a share of `slack`.
+    #[must_use]
+    pub fn is_no_better_than(&self, other: &Self, slack: f64) -> bool {
+        let (least, most) = (1.0 - slack, 1.0 + slack);
+        self.good_to_bad >= other.good_to_bad * least
+            && self.bad_to_good <= other.bad_to_good * most
+            && self.loss_in_bad >= other.loss_in_bad * least
+            && self.loss >= other.loss * least
+    }
+
     /// The worse of two beliefs, bound by bound.
     #[must_use]
     pub fn worst(self, other: Self) -> Self {

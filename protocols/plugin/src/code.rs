@@ -9,13 +9,13 @@ use crate::parameters::{Parameter, ParameterError, Parameters};
 /// A family of erasure codes, such as Reed-Solomon; makes encoders and decoders for given parameters.
 pub trait ErasureCode: Send + Sync + fmt::Debug {
     /// The name in configuration and in the handshake between sites.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Both sites must agree on it: it changes whenever the same parameters give other repair symbols.
     fn version(&self) -> u32;
 
     /// The parameters with their ranges, units and defaults.
-    fn parameters(&self) -> &'static [Parameter];
+    fn parameters(&self) -> &[Parameter];
 
     /// What these parameters mean for coverage and for the models.
     ///
@@ -62,7 +62,9 @@ pub enum Structure {
         r: u32,
         /// Repair symbols per block.
         c: u32,
-        /// Blocks that take turns; 1 is no interleaving.
+        /// Blocks that take turns, symbol by symbol; 1 is no interleaving. Their repairs leave row by row, in the
+        /// same turns, so that the packets of a block stay this far apart. A flush of fewer symbols has as many
+        /// blocks as symbols, and their repairs stay that far apart.
         depth: u32,
     },
     /// Layered interleaving (Maelstrom): one XOR family per layer, each over `r` symbols that lie the
@@ -75,6 +77,31 @@ pub enum Structure {
         /// Whether a repair symbol leaves one interleave later than it could (`maelstrom.md`, A.2, 4).
         delayed: bool,
     },
+    /// A sliding window (RFC 8681): of each `r` source symbols follow `c` repairs, spread evenly, each a combination over GF(2^8) of
+    /// the newest `window` source symbols. Repairs take the indices in turn, so a symbol is covered completely when `indices` repairs
+    /// have left behind it, which is also what a flush sends, over the symbols that are not covered completely and no others.
+    /// Any repairs that all include the same lost symbols, and no other lost ones, rebuild as many as they are.
+    Window {
+        /// Source symbols that have `c` repairs.
+        r: u32,
+        /// Repairs for `r` source symbols.
+        c: u32,
+        /// Source symbols that a repair includes, at most.
+        window: u32,
+        /// Repair indices; repairs of a flush.
+        indices: u32,
+    },
+    /// Another code, of which no closed form is known here: only models that play the decoder can price it.
+    Other {
+        /// Repair symbols that include a given source symbol, at most 64.
+        repairs: u32,
+        /// Source symbols of which `repairs` are the repairs in steady state.
+        per: u32,
+        /// What [`Structure::span_symbols`] answers.
+        span: u32,
+        /// Losses, whichever they are, that a decoder makes up for in a whole stream.
+        losses: u32,
+    },
 }
 
 impl Structure {
@@ -86,6 +113,8 @@ impl Structure {
             Self::Repetition { copies, .. } => *copies,
             Self::Block { c, .. } => *c,
             Self::Layered { interleaves, .. } => u32::try_from(interleaves.len()).unwrap_or(u32::MAX),
+            Self::Window { indices, .. } => *indices,
+            Self::Other { repairs, .. } => *repairs,
         }
     }
 
@@ -110,17 +139,21 @@ impl Structure {
                 let widest = u64::from(interleaves.last().copied().unwrap_or(1));
                 widest * (u64::from(*r) + u64::from(*delayed))
             }
+            Self::Window { window, .. } => u64::from(*window),
+            Self::Other { span, .. } => u64::from(*span),
         }
     }
 
-    /// Source symbols between two flushes beyond which a longer run changes nothing about the order of the
-    /// repairs that the latter sends: by then every lane has one.
+    /// Source symbols between two flushes beyond which a longer run changes nothing about the repairs that the latter
+    /// sends: by then every lane has one, or older symbols have what they need.
     #[must_use]
     pub fn flush_run_max(&self) -> u32 {
         match self {
             Self::Layered { interleaves, .. } => interleaves.last().copied().unwrap_or(1),
             Self::Block { depth, .. } => *depth,
-            Self::None | Self::Repetition { .. } => 1,
+            Self::Repetition { spacing, .. } => *spacing,
+            Self::Window { r, c, indices, .. } => indices.saturating_mul(*r).div_ceil((*c).max(1)),
+            Self::None | Self::Other { .. } => 1,
         }
     }
 
@@ -129,7 +162,7 @@ impl Structure {
     /// of them at once, and a pause may take these into one more burst.
     #[must_use]
     pub fn gains_by_pauses(&self) -> bool {
-        matches!(self, Self::Repetition { .. } | Self::Layered { .. })
+        matches!(self, Self::Repetition { .. } | Self::Layered { .. } | Self::Window { .. })
     }
 
     /// Source symbols that a decoder remembers behind the newest one; a power of two.
@@ -151,6 +184,8 @@ impl Structure {
             Self::Repetition { copies, .. } => f64::from(*copies),
             Self::Block { r, c, .. } => f64::from(*c) / f64::from(*r),
             Self::Layered { r, interleaves, .. } => interleaves.len() as f64 / f64::from(*r),
+            Self::Window { r, c, .. } => f64::from(*c) / f64::from(*r),
+            Self::Other { repairs, per, .. } => f64::from(*repairs) / f64::from((*per).max(1)),
         }
     }
 }
@@ -218,6 +253,12 @@ pub trait Encoder: Send {
     /// Completes the coverage of every symbol given so far: partial groups fire and delayed repairs
     /// leave, so that an append never waits for later traffic (`targets.md`, trap 1).
     fn flush(&mut self, out: &mut dyn RepairSink);
+
+    /// Why it gives no more repairs, if it broke: what a sandbox does to a plugin that loops or traps. The link then goes
+    /// on with a built-in code.
+    fn fault(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Rebuilds lost source symbols. Symbols come in any order, some twice, some late.
@@ -241,6 +282,11 @@ pub trait Decoder: Send {
     /// is reported from now on. What arrived of them still serves to rebuild later symbols of their
     /// groups, as long as it lies in the window, so expiring early costs no recovery.
     fn expire(&mut self, id: u64);
+
+    /// Why it rebuilds nothing any more, if it broke; see [`Encoder::fault`].
+    fn fault(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// A repair symbol that no encoder of this code and these parameters could have sent.

@@ -1,8 +1,10 @@
 //! The conformance kit: what every code must pass, driven by the code's own tests.
 //!
-//! [`check`] holds a code against its own [`Structure`]: coverage, losses, bursts, order, sizes, expiry and
-//! damage. It has no clock and no randomness of its own: a seed reproduces every figure of a [`Report`] and
-//! every [`Violation`]. A code's tests add what is special to it with [`Traffic`] and [`Stream`].
+//! [`check`] holds a code against its own [`Structure`](crate::Structure): coverage, losses, bursts, order, sizes, a change
+//! of epoch, expiry, damage and a long stream. It has no clock and no randomness of its own: a seed reproduces every
+//! figure of a [`Report`] and every [`Violation`]. [`Examination`] has a quick form, for the moment when a plugin is loaded,
+//! and looks at memory. A code's tests add what is special to it with [`Traffic`] and [`Stream`]. [`check_model`] is the
+//! same for durability models.
 //!
 //! What the kit asks of a structure is what the durability models build on:
 //!
@@ -11,16 +13,28 @@
 //! - *Losses*: any [`losses_recovered`] packets of the whole stream may be lost, source or repair.
 //! - *Bursts*: any burst of [`burst_recovered`] may be lost.
 //! - *Order*: the same packets give the same symbols, in whatever order they come.
+//! - *Epochs*: a code that is flushed needs nothing of what follows, and a new one begins at any id.
 //! - *Truth*: no symbol is ever reported with other bytes than were sent, twice, or after it arrived.
 
-mod checks;
+mod arrivals;
+mod claims;
+mod damage;
+mod endurance;
+mod examination;
+mod losses;
+mod model;
 mod random;
+mod repairs;
 mod stream;
+mod trial;
 
+pub use claims::{Burst, burst_recovered, losses_recovered};
+pub use examination::{Effort, Examination, Memory, Step};
+pub use model::{ModelReport, ModelViolation, check_model};
 pub use random::SplitMix64;
 pub use stream::{Packet, PacketKind, Stream, Traffic};
 
-use crate::code::{ErasureCode, Structure};
+use crate::code::ErasureCode;
 use crate::parameters::Parameters;
 
 /// What a passing [`check`] did.
@@ -43,7 +57,7 @@ pub struct Report {
 #[error("code {code} ({parameters}) fails conformance, {promise}: {detail}; reproduce with seed {seed}")]
 pub struct Violation {
     /// Name of the code.
-    pub code: &'static str,
+    pub code: String,
     /// Parameters as text.
     pub parameters: String,
     /// Which promise.
@@ -54,98 +68,22 @@ pub struct Violation {
     pub seed: u64,
 }
 
-/// Holds `code` with `parameters` against its structure.
+/// Holds `code` with `parameters` against its structure, with full [`Effort`].
 ///
 /// # Errors
 /// The first promise that is broken.
 pub fn check(code: &dyn ErasureCode, parameters: &Parameters, seed: u64) -> Result<Report, Violation> {
-    let violation = |promise, detail| Violation {
-        code: code.name(),
-        parameters: parameters.to_string(),
-        promise,
-        detail,
-        seed,
-    };
-    let mut trial = checks::Trial::new(code, parameters, seed).map_err(|e| violation("parameters", e))?;
-    for (promise, run) in checks::ALL {
-        run(&mut trial).map_err(|detail| violation(promise, detail))?;
-    }
-    Ok(trial.report)
+    Examination::new(seed, Effort::Full).run(code, parameters)
 }
 
-/// How many packets of a stream may be lost, whichever they are, and still every source symbol is rebuilt.
+/// As [`check`], with quick [`Effort`].
 ///
-/// For layered interleaving this is the number of layers when no two source symbols share two XORs, which
-/// relatively prime interleaves ensure; otherwise one.
-#[must_use]
-pub fn losses_recovered(structure: &Structure) -> u32 {
-    match structure {
-        Structure::Layered { r, interleaves, .. } => {
-            let reach = u64::from(r.saturating_sub(1));
-            let shares_two = |a: u32, b: u32| lcm(a, b) <= reach * u64::from(a.min(b));
-            let mut pairs = interleaves
-                .iter()
-                .enumerate()
-                .flat_map(|(n, &a)| interleaves[..n].iter().map(move |&b| (a, b)));
-            if pairs.any(|(a, b)| shares_two(a, b)) { 1 } else { structure.repairs_per_symbol() }
-        }
-        _ => structure.repairs_per_symbol(),
-    }
-}
-
-/// A run of packets that are lost together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Burst {
-    /// So many consecutive source symbols, with every repair sent before, between and after them until
-    /// the next source symbol.
-    Sources(u64),
-    /// So many consecutive packets of any kind.
-    Packets(u64),
-}
-
-/// The longest burst that is always rebuilt while symbols keep coming.
-#[must_use]
-pub fn burst_recovered(structure: &Structure) -> Burst {
-    match structure {
-        Structure::None => Burst::Packets(0),
-        Structure::Repetition { copies, spacing } => Burst::Sources(u64::from(*copies) * u64::from(*spacing)),
-        Structure::Block { c, depth, .. } => Burst::Packets(u64::from(*c) * u64::from(*depth)),
-        Structure::Layered { interleaves, delayed: true, .. } => {
-            Burst::Sources(u64::from(interleaves.last().copied().unwrap_or(0)))
-        }
-        Structure::Layered { .. } => Burst::Packets(u64::from(losses_recovered(structure))),
-    }
-}
-
-fn lcm(a: u32, b: u32) -> u64 {
-    let (mut x, mut y) = (u64::from(a), u64::from(b));
-    while y != 0 {
-        (x, y) = (y, x % y);
-    }
-    u64::from(a) / x.max(1) * u64::from(b)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn layered(r: u32, interleaves: &[u32]) -> Structure {
-        Structure::Layered { r, interleaves: interleaves.to_vec(), delayed: false }
-    }
-
-    #[test]
-    fn layers_that_share_symbols_promise_less() {
-        assert_eq!(losses_recovered(&layered(8, &[1, 11, 101])), 3);
-        assert_eq!(losses_recovered(&layered(8, &[1, 10, 100])), 3);
-        assert_eq!(losses_recovered(&layered(8, &[1, 20, 40])), 1);
-        assert_eq!(losses_recovered(&layered(8, &[1, 7])), 1);
-        assert_eq!(losses_recovered(&layered(7, &[1, 7])), 2);
-    }
-
-    #[test]
-    fn bursts_follow_the_structure() {
-        assert_eq!(burst_recovered(&Structure::Block { r: 8, c: 3, depth: 10 }), Burst::Packets(30));
-        assert_eq!(burst_recovered(&layered(8, &[1, 11])), Burst::Packets(2));
-        assert_eq!(burst_recovered(&Structure::Repetition { copies: 2, spacing: 5 }), Burst::Sources(10));
-    }
+/// # Errors
+/// The first promise that is broken.
+pub fn check_quickly(
+    code: &dyn ErasureCode,
+    parameters: &Parameters,
+    seed: u64,
+) -> Result<Report, Violation> {
+    Examination::new(seed, Effort::Quick).run(code, parameters)
 }

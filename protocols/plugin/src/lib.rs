@@ -16,13 +16,16 @@
 //! Buffers belong to the caller, and nothing allocates per symbol once a stream is in steady state.
 
 mod channel;
+mod chosen;
 mod code;
 pub mod conformance;
 mod model;
 mod parameters;
+pub mod trial;
 mod window;
 
 pub use channel::Channel;
+pub use chosen::Code;
 pub use code::{
     Cover, Decoder, Encoder, ErasureCode, RecoveredSink, RepairHead, RepairSink, Structure, SymbolError,
 };

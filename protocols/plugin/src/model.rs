@@ -5,7 +5,7 @@ use std::fmt;
 use parhelion_types::Risk;
 
 use crate::channel::Channel;
-use crate::code::Structure;
+use crate::chosen::Code;
 
 /// What of an append is exposed to the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub struct Exposure {
     /// `coverage` say nothing.
     pub flushed: u64,
     /// Source symbols that the encoder took between two flushes, the latter of which sent a repair of
-    /// `flushed`; the fewest of all such flushes, and at most [`Structure::flush_run_max`]. 0 where
+    /// `flushed`; the fewest of all such flushes, and at most [`Structure::flush_run_max`](crate::Structure::flush_run_max). 0 where
     /// `flushed` is empty.
     pub flush_run: u32,
     /// Packet times of the link that a flush waits between what it sends of one repair index and of the
@@ -51,14 +51,39 @@ impl Exposure {
 /// The figure is an upper bound whenever the channel lies within the bounds of [`Channel`] and obeys
 /// the model's own assumption, which its documentation states. More loss, longer bursts, more symbols,
 /// less coverage, more of it from flushes, shorter runs between them or shorter pauses in them never lower the
-/// figure.
+/// figure. (A flush of a sliding window is a code of its own: there, more from flushes and shorter runs may be better
+/// or worse.)
 pub trait DurabilityModel: Send + Sync + fmt::Debug {
     /// The name in configuration, acknowledgements and traces.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Changes whenever the same input gives another figure.
     fn version(&self) -> u32;
 
-    /// P(at least one source symbol of the append neither arrives nor can be rebuilt).
-    fn own_risk(&self, channel: &Channel, code: &Structure, exposure: &Exposure) -> Risk;
+    /// P(at least one source symbol of the append neither arrives nor can be rebuilt). Asked for every append: it must
+    /// answer within microseconds, from what it has. What it has not figured yet is certain loss, or a bound that needs no
+    /// work.
+    fn own_risk(&self, channel: &Channel, code: &Code, exposure: &Exposure) -> Risk;
+
+    /// Does a piece of the work that questions left to be done, some ten milliseconds of it; whether there is more. Called
+    /// again and again by a thread that has nothing else to do, beside questions.
+    fn work(&self) -> bool {
+        false
+    }
+
+    /// Rises whenever [`work`](Self::work) has changed an answer: whoever remembers answers forgets them then.
+    fn edition(&self) -> u64 {
+        0
+    }
+
+    /// What keeps the figure from being smaller, for people: too little telemetry, work that is not done yet.
+    fn explain(&self, _channel: &Channel, _code: &Code, _exposure: &Exposure) -> Option<String> {
+        None
+    }
+
+    /// Why every figure is certain loss from now on, if the model broke or answered what is no probability; see
+    /// [`Encoder::fault`](crate::Encoder::fault).
+    fn fault(&self) -> Option<&str> {
+        None
+    }
 }

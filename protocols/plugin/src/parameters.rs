@@ -1,5 +1,6 @@
 //! Parameters of codes and models: named lists of numbers, checked against a schema.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -9,14 +10,14 @@ use std::str::FromStr;
 pub struct Parameters(BTreeMap<String, Vec<u32>>);
 
 /// The schema of one parameter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// The name in configuration.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it means.
-    pub meaning: &'static str,
+    pub meaning: Cow<'static, str>,
     /// The unit of its values, such as "symbols".
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// Smallest value.
     pub min: u32,
     /// Largest value.
@@ -24,7 +25,42 @@ pub struct Parameter {
     /// Most values; 1 for a plain number.
     pub values_max: usize,
     /// Used when the parameter is not given.
-    pub default: &'static [u32],
+    pub default: Cow<'static, [u32]>,
+}
+
+impl Parameter {
+    /// A parameter with one value.
+    #[must_use]
+    pub const fn number(
+        name: &'static str,
+        meaning: &'static str,
+        unit: &'static str,
+        (min, max): (u32, u32),
+        default: &'static [u32; 1],
+    ) -> Self {
+        Self::list(name, meaning, unit, (min, max), 1, default)
+    }
+
+    /// A parameter with up to `values_max` values.
+    #[must_use]
+    pub const fn list(
+        name: &'static str,
+        meaning: &'static str,
+        unit: &'static str,
+        (min, max): (u32, u32),
+        values_max: usize,
+        default: &'static [u32],
+    ) -> Self {
+        Self {
+            name: Cow::Borrowed(name),
+            meaning: Cow::Borrowed(meaning),
+            unit: Cow::Borrowed(unit),
+            min,
+            max,
+            values_max,
+            default: Cow::Borrowed(default),
+        }
+    }
 }
 
 /// Parameters that a code or model does not accept.
@@ -42,7 +78,7 @@ pub enum ParameterError {
     #[error("parameter {name} is {value}; give {min} to {max} {unit}")]
     Range {
         /// The parameter.
-        name: &'static str,
+        name: String,
         /// As given.
         value: u32,
         /// Smallest value.
@@ -50,13 +86,13 @@ pub enum ParameterError {
         /// Largest value.
         max: u32,
         /// The unit.
-        unit: &'static str,
+        unit: String,
     },
     /// Too few or too many values.
     #[error("parameter {name} has {given} values; give 1 to {max}")]
     Count {
         /// The parameter.
-        name: &'static str,
+        name: String,
         /// How many were given.
         given: usize,
         /// Most values.
@@ -98,35 +134,42 @@ impl Parameters {
     /// The first parameter that does not fit.
     pub fn check(&self, schema: &[Parameter]) -> Result<(), ParameterError> {
         for (name, values) in &self.0 {
-            let Some(parameter) = schema.iter().find(|p| p.name == name) else {
-                let known = schema.iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
+            let Some(parameter) = schema.iter().find(|p| p.name == *name) else {
+                let known = schema.iter().map(|p| &*p.name).collect::<Vec<_>>().join(", ");
                 return Err(ParameterError::Unknown { name: name.clone(), known });
             };
             if values.is_empty() || values.len() > parameter.values_max {
                 return Err(ParameterError::Count {
-                    name: parameter.name,
+                    name: parameter.name.to_string(),
                     given: values.len(),
                     max: parameter.values_max,
                 });
             }
             if let Some(&value) = values.iter().find(|v| !(parameter.min..=parameter.max).contains(v)) {
-                let Parameter { name, min, max, unit, .. } = *parameter;
-                return Err(ParameterError::Range { name, value, min, max, unit });
+                let Parameter { name, min, max, unit, .. } = parameter;
+                let (name, unit) = (name.to_string(), unit.to_string());
+                return Err(ParameterError::Range { name, value, min: *min, max: *max, unit });
             }
         }
         Ok(())
     }
 
+    /// These, with the defaults of `schema` for all that is not given.
+    #[must_use]
+    pub fn complete(&self, schema: &[Parameter]) -> Self {
+        schema.iter().fold(Self::new(), |all, parameter| all.with(&parameter.name, &self.values(parameter)))
+    }
+
     /// The values of `parameter`: as given, or its default.
     #[must_use]
     pub fn values(&self, parameter: &Parameter) -> Vec<u32> {
-        self.given(parameter.name).unwrap_or(parameter.default).to_vec()
+        self.given(&parameter.name).unwrap_or(&parameter.default).to_vec()
     }
 
     /// The value of a parameter that has one: as given, or its default.
     #[must_use]
     pub fn value(&self, parameter: &Parameter) -> u32 {
-        self.given(parameter.name).unwrap_or(parameter.default).first().copied().unwrap_or(parameter.min)
+        self.given(&parameter.name).unwrap_or(&parameter.default).first().copied().unwrap_or(parameter.min)
     }
 }
 
@@ -172,8 +215,7 @@ impl FromStr for Parameters {
 mod tests {
     use super::*;
 
-    const R: Parameter =
-        Parameter { name: "r", meaning: "", unit: "symbols", min: 1, max: 64, values_max: 1, default: &[8] };
+    const R: Parameter = Parameter::number("r", "", "symbols", (1, 64), &[8]);
 
     #[test]
     fn text_and_parameters_are_one() {

@@ -53,18 +53,21 @@ impl Window {
     }
 
     /// The place of `id`, below the window's size: for what a decoder keeps beside each symbol.
+    #[inline]
     #[must_use]
     pub fn place(&self, id: u64) -> usize {
         (id & (self.size - 1)) as usize
     }
 
     /// Whether the symbol is held. The id is one of the window.
+    #[inline]
     #[must_use]
     pub fn holds(&self, id: u64) -> bool {
         self.lengths[self.place(id)] != ABSENT
     }
 
     /// The bytes of a symbol; none of one that is not held.
+    #[inline]
     #[must_use]
     pub fn symbol(&self, id: u64) -> &[u8] {
         let place = self.place(id);

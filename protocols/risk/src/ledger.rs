@@ -223,7 +223,7 @@ impl Ledger {
             return None;
         }
         self.judged = self.now;
-        let mut verdict = self.record.judge(self.now, pricer.channel().confidence);
+        let mut verdict = self.record.judge(self.now, pricer.confidence());
         verdict.factor = in_steps(verdict.factor);
         if verdict.factor == self.scale.0 {
             return None;
@@ -302,13 +302,14 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
+    use parhelion_code_reed_solomon::ReedSolomon;
     use parhelion_model_iid_bound::IidBound;
-    use parhelion_plugin::{Channel, Structure};
+    use parhelion_plugin::{Channel, Code};
     use proptest::prelude::*;
 
     fn pricer(loss: f64) -> Pricer {
-        let code = Structure::Block { r: 8, c: 3, depth: 1 };
-        Pricer::new(Arc::new(IidBound), code, Channel::independent(loss, 0.999))
+        let code = Code::new(Arc::new(ReedSolomon), &"r=8 c=3".parse().unwrap()).unwrap();
+        Pricer::new(Arc::new(IidBound), code, vec![Channel::independent(loss, 0.999)])
     }
 
     fn key(log: u32, number: u64) -> RecordKey {
@@ -377,7 +378,7 @@ mod tests {
                         mirrored = [0; 3];
                     }
                     Step::Channel(loss) => {
-                        if pricer.set_channel(Channel::independent(loss, 0.999)) {
+                        if pricer.set_channels(vec![Channel::independent(loss, 0.999)]) {
                             ledger.reprice(&mut pricer);
                         }
                     }

@@ -1,9 +1,9 @@
-//! A durability model with the channel and the codes it is asked about, and a memory of its answers.
+//! A durability model with the channels and the codes it is asked about, and a memory of its answers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parhelion_plugin::{Channel, DurabilityModel, Exposure, Structure};
+use parhelion_plugin::{Channel, Code, DurabilityModel, Exposure, Structure};
 use parhelion_types::Risk;
 
 /// Number of a code on the link, one more for each change. Says since when an append may be in flight.
@@ -11,15 +11,20 @@ use parhelion_types::Risk;
 pub struct CodeGeneration(u32);
 
 /// Prices exposures. Appends of one size with the same coverage cost one evaluation of the model.
+///
+/// Of several channels that the link may be, the one that makes the figure largest counts: each is what one horizon of
+/// the telemetry leaves possible, and a bound is wanted whichever of them holds now.
 #[derive(Clone, Debug)]
 pub struct Pricer {
     model: Arc<dyn DurabilityModel>,
-    channel: Channel,
+    channels: Vec<Channel>,
     /// The newest codes, oldest first; the last is in force.
-    structures: Vec<Structure>,
+    codes: Vec<Code>,
     /// Generation of the code in force.
     newest: CodeGeneration,
     memo: HashMap<(CodeGeneration, Exposure), Risk>,
+    /// Edition of the model's answers that the memory holds.
+    edition: u64,
 }
 
 /// Answers that are remembered; beyond, all are forgotten at once. An entry is some 50 bytes.
@@ -29,10 +34,11 @@ const MEMO_MAX: usize = 4096;
 const CODES_MAX: usize = 8;
 
 impl Pricer {
-    /// Prices with `model` for a link that uses `structure` and is like `channel`.
+    /// Prices with `model` for a link that uses `code` and is like one of `channels`. Without any, nothing is promised.
     #[must_use]
-    pub fn new(model: Arc<dyn DurabilityModel>, structure: Structure, channel: Channel) -> Self {
-        Self { model, channel, structures: vec![structure], newest: CodeGeneration(0), memo: HashMap::new() }
+    pub fn new(model: Arc<dyn DurabilityModel>, code: Code, channels: Vec<Channel>) -> Self {
+        let edition = model.edition();
+        Self { model, channels, codes: vec![code], newest: CodeGeneration(0), memo: HashMap::new(), edition }
     }
 
     /// The model.
@@ -41,17 +47,29 @@ impl Pricer {
         &self.model
     }
 
-    /// The channel that figures are for.
+    /// The channels that figures are for.
     #[must_use]
-    pub fn channel(&self) -> &Channel {
-        &self.channel
+    pub fn channels(&self) -> &[Channel] {
+        &self.channels
+    }
+
+    /// P(all bounds of the channel that counts hold), whichever it is.
+    #[must_use]
+    pub fn confidence(&self) -> f64 {
+        self.channels.iter().map(|channel| channel.confidence).fold(1.0, f64::min)
     }
 
     /// The code in force.
     #[must_use]
-    pub fn structure(&self) -> &Structure {
+    pub fn code(&self) -> &Code {
         // `new` puts one in and nothing takes the last one out.
-        &self.structures[self.structures.len() - 1]
+        &self.codes[self.codes.len() - 1]
+    }
+
+    /// Its structure.
+    #[must_use]
+    pub fn structure(&self) -> &Structure {
+        self.code().structure()
     }
 
     /// Number of the code in force: what an append that is handed to the link now is inserted with.
@@ -61,23 +79,35 @@ impl Pricer {
     }
 
     /// Takes another belief about the channel. True if figures may differ: reprice what is in flight.
-    pub fn set_channel(&mut self, channel: Channel) -> bool {
-        let changed = self.channel != channel;
+    pub fn set_channels(&mut self, channels: Vec<Channel>) -> bool {
+        let changed = self.channels != channels;
         if changed {
-            self.channel = channel;
+            self.channels = channels;
             self.memo.clear();
         }
         changed
     }
 
     /// Takes the code that is in force for symbols from now on. Reprice what is in flight.
-    pub fn set_structure(&mut self, structure: Structure) {
+    pub fn set_code(&mut self, code: Code) {
         self.newest = CodeGeneration(self.newest.0 + 1);
-        self.structures.push(structure);
-        if self.structures.len() > CODES_MAX {
-            self.structures.remove(0);
+        self.codes.push(code);
+        if self.codes.len() > CODES_MAX {
+            self.codes.remove(0);
         }
         self.memo.clear();
+    }
+
+    /// Asks the model whether its answers changed: work in the background may have improved some. True if so: reprice
+    /// what is in flight.
+    pub fn refresh(&mut self) -> bool {
+        let edition = self.model.edition();
+        let changed = self.edition != edition;
+        if changed {
+            self.edition = edition;
+            self.memo.clear();
+        }
+        changed
     }
 
     /// P(lost) of an append all of whose symbols are on the wire, sent under the code of generation `since`
@@ -90,10 +120,7 @@ impl Pricer {
         if let Some(&known) = self.memo.get(&(since, *exposure)) {
             return known;
         }
-        let risk = codes
-            .iter()
-            .map(|code| self.model.own_risk(&self.channel, code, exposure))
-            .fold(Risk::NONE, Risk::or);
+        let risk = codes.iter().map(|code| self.worst(code, exposure)).fold(Risk::NONE, Risk::or);
         if self.memo.len() >= MEMO_MAX {
             self.memo.clear();
         }
@@ -109,16 +136,22 @@ impl Pricer {
         }
     }
 
+    /// The figure of the channel that makes it largest.
+    fn worst(&self, code: &Code, exposure: &Exposure) -> Risk {
+        let each = self.channels.iter().map(|channel| self.model.own_risk(channel, code, exposure));
+        each.reduce(|worst, risk| if risk > worst { risk } else { worst }).unwrap_or(Risk::CERTAIN)
+    }
+
     /// Whether a code that was in force since then makes repairs.
     pub(crate) fn makes_repairs(&self, since: CodeGeneration) -> bool {
-        let codes = self.codes_since(since).unwrap_or(&self.structures);
-        codes.iter().any(|code| code.repairs_per_symbol() > 0)
+        let codes = self.codes_since(since).unwrap_or(&self.codes);
+        codes.iter().any(|code| code.structure().repairs_per_symbol() > 0)
     }
 
     /// The codes that were in force since then, oldest first; none if that is more than are remembered.
-    fn codes_since(&self, since: CodeGeneration) -> Option<&[Structure]> {
+    fn codes_since(&self, since: CodeGeneration) -> Option<&[Code]> {
         let codes = (self.newest.0.saturating_sub(since.0) as usize).saturating_add(1);
-        self.structures.get(self.structures.len().checked_sub(codes)?..)
+        self.codes.get(self.codes.len().checked_sub(codes)?..)
     }
 
     /// P(lost) of that many symbols which nothing covers, wherever in the stream they left. In a row they share bursts,
@@ -132,17 +165,31 @@ impl Pricer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parhelion_code_reed_solomon::ReedSolomon;
+    use parhelion_code_repetition::Repetition;
     use parhelion_model_gilbert_elliott::GilbertElliott;
     use parhelion_model_iid_bound::IidBound;
+    use parhelion_plugin::{ErasureCode, Parameters};
 
-    const BLOCK: Structure = Structure::Block { r: 8, c: 3, depth: 1 };
+    fn code(family: impl ErasureCode + 'static, parameters: &str) -> Code {
+        let parameters: Parameters = parameters.parse().unwrap();
+        Code::new(Arc::new(family), &parameters).unwrap()
+    }
+
+    fn block() -> Code {
+        code(ReedSolomon, "r=8 c=3")
+    }
 
     fn exposure(symbols: u32, coverage: u64) -> Exposure {
         Exposure::steady(symbols, coverage, 8)
     }
 
+    fn independent(loss: f64) -> Vec<Channel> {
+        vec![Channel::independent(loss, 0.999)]
+    }
+
     fn pricer(loss: f64) -> Pricer {
-        Pricer::new(Arc::new(IidBound), BLOCK, Channel::independent(loss, 0.999))
+        Pricer::new(Arc::new(IidBound), block(), independent(loss))
     }
 
     #[test]
@@ -151,9 +198,27 @@ mod tests {
         let now = pricer.generation();
         let before = pricer.own(&exposure(8, 7), now);
         assert_eq!(pricer.own(&exposure(8, 7), now), before);
-        assert!(!pricer.set_channel(Channel::independent(0.01, 0.999)));
-        assert!(pricer.set_channel(Channel::independent(0.05, 0.999)));
+        assert!(!pricer.set_channels(independent(0.01)));
+        assert!(pricer.set_channels(independent(0.05)));
         assert!(pricer.own(&exposure(8, 7), now) > before);
+    }
+
+    #[test]
+    fn the_worst_of_several_channels_counts() {
+        let channels = [Channel::independent(0.02, 0.999), Channel::bursty(0.001, 40.0, 0.99)];
+        let price = |channels: &[Channel], coverage: u64| {
+            let mut pricer = Pricer::new(Arc::new(GilbertElliott), block(), channels.to_vec());
+            pricer.own(&exposure(8, coverage), pricer.generation())
+        };
+        // Bare, losses are what matters; with repairs, bursts are.
+        assert!(price(&channels[..1], 0) > price(&channels[1..], 0));
+        assert!(price(&channels[..1], 7) < price(&channels[1..], 7));
+        for coverage in [0, 7] {
+            let each = [price(&channels[..1], coverage), price(&channels[1..], coverage)];
+            assert_eq!(price(&channels, coverage), if each[0] > each[1] { each[0] } else { each[1] });
+        }
+        assert_eq!(price(&[], 7), Risk::CERTAIN);
+        assert_eq!(Pricer::new(Arc::new(IidBound), block(), channels.to_vec()).confidence(), 0.99);
     }
 
     #[test]
@@ -161,13 +226,13 @@ mod tests {
         let mut pricer = pricer(0.01);
         let old = pricer.generation();
         let alone = pricer.own(&exposure(8, 1), old).probability();
-        pricer.set_structure(Structure::Repetition { copies: 2, spacing: 4 });
+        pricer.set_code(code(Repetition, "copies=2 spacing=4"));
         let new = pricer.own(&exposure(8, 1), pricer.generation()).probability();
         let both = pricer.own(&exposure(8, 1), old).probability();
         assert!((both - alone - new).abs() < 1e-15);
         // After more changes than are remembered, nothing is promised.
         for _ in 0..CODES_MAX {
-            pricer.set_structure(BLOCK);
+            pricer.set_code(block());
         }
         assert_eq!(pricer.own(&exposure(8, 1), old), Risk::CERTAIN);
         assert_eq!(pricer.own(&exposure(8, 1), pricer.generation()).probability(), alone);
@@ -176,7 +241,7 @@ mod tests {
     #[test]
     fn bare_symbols_may_have_left_at_any_distance() {
         let channel = Channel::bursty(0.01, 5.0, 0.999);
-        let mut pricer = Pricer::new(Arc::new(GilbertElliott), BLOCK, channel);
+        let mut pricer = Pricer::new(Arc::new(GilbertElliott), block(), vec![channel]);
         let now = pricer.generation();
         let one = pricer.bare(1, now).probability();
         assert!((one / 0.01 - 1.0).abs() < 1e-6, "{one}");
@@ -194,5 +259,45 @@ mod tests {
             pricer.own(&exposure(symbols, 7), CodeGeneration(0));
             assert!(pricer.memo.len() <= MEMO_MAX);
         }
+    }
+
+    /// A model whose answer work improves.
+    #[derive(Debug, Default)]
+    struct Learner(std::sync::atomic::AtomicU64);
+
+    impl DurabilityModel for Learner {
+        fn name(&self) -> &str {
+            "learner"
+        }
+
+        fn version(&self) -> u32 {
+            1
+        }
+
+        fn own_risk(&self, _: &Channel, _: &Code, _: &Exposure) -> Risk {
+            Risk::bound(0.5_f64.powi(self.edition() as i32))
+        }
+
+        fn work(&self) -> bool {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            true
+        }
+
+        fn edition(&self) -> u64 {
+            self.0.load(std::sync::atomic::Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn better_answers_of_the_model_are_asked_for() {
+        let model = Arc::new(Learner::default());
+        let mut pricer = Pricer::new(model.clone(), block(), independent(0.01));
+        let now = pricer.generation();
+        assert_eq!(pricer.own(&exposure(8, 7), now), Risk::CERTAIN);
+        assert!(!pricer.refresh());
+        model.work();
+        assert_eq!(pricer.own(&exposure(8, 7), now), Risk::CERTAIN, "remembered");
+        assert!(pricer.refresh() && !pricer.refresh());
+        assert_eq!(pricer.own(&exposure(8, 7), now), Risk::bound(0.5));
     }
 }

@@ -237,16 +237,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use parhelion_code_reed_solomon::ReedSolomon;
     use parhelion_model_gilbert_elliott::GilbertElliott;
-    use parhelion_plugin::{Channel, Structure};
+    use parhelion_plugin::{Channel, Code};
     use rand::rngs::SmallRng;
     use rand::{Rng, SeedableRng};
 
     const CLEAN: f64 = 1e-6;
 
     fn pricer() -> Pricer {
-        let code = Structure::Block { r: 8, c: 3, depth: 1 };
-        Pricer::new(Arc::new(GilbertElliott), code, Channel::bursty(CLEAN, 2.0, 0.999))
+        let code = Code::new(Arc::new(ReedSolomon), &"r=8 c=3".parse().unwrap()).unwrap();
+        Pricer::new(Arc::new(GilbertElliott), code, vec![Channel::bursty(CLEAN, 2.0, 0.999)])
     }
 
     fn at(seconds: f64) -> Time {
@@ -371,14 +372,14 @@ mod tests {
             let outage =
                 Channel { bad_to_good: 1e-3, good_to_bad: 1e-4, ..Channel::bursty(0.1, 1000.0, 0.999) };
             if is_channel_first {
-                pricer.set_channel(outage);
+                pricer.set_channels(vec![outage]);
             }
             for n in 0..1000 {
                 let now = 2.0 + f64::from(n) * 1e-4;
                 record.fail(at(now), failure(now, 1e-9), &mut pricer);
             }
             assert_eq!(record.judge(at(2.1), 0.999).factor > 1.0, !is_channel_first);
-            pricer.set_channel(outage);
+            pricer.set_channels(vec![outage]);
             record.reprice(at(2.2), &mut pricer);
             assert_eq!(record.judge(at(2.2), 0.999).factor, 1.0);
             // Once for the episode, and not for each append of it.
@@ -390,7 +391,7 @@ mod tests {
                 "a thousand at 1e-9, and those that were kept"
             );
             // An estimate of later says nothing of it.
-            pricer.set_channel(Channel::independent(1.0, 0.999));
+            pricer.set_channels(vec![Channel::independent(1.0, 0.999)]);
             record.reprice(at(4.0), &mut pricer);
             assert_eq!(record.all().hindsight, counted);
         }

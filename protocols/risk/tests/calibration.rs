@@ -13,8 +13,7 @@ use parhelion_code_repetition::Repetition;
 use parhelion_model_gilbert_elliott::GilbertElliott;
 use parhelion_model_iid_bound::IidBound;
 use parhelion_plugin::{
-    Channel, DurabilityModel, ErasureCode, Exposure, Parameters, RecoveredSink, RepairHead, RepairSink,
-    Structure,
+    Channel, Code, DurabilityModel, ErasureCode, Exposure, RecoveredSink, RepairHead, RepairSink, Structure,
 };
 use parhelion_risk::{Assumption, ChannelCounts, ChannelEstimator, Pricer};
 use parhelion_types::Time;
@@ -135,22 +134,14 @@ struct Outcome {
 
 /// Trials of one code on one channel; `flush` as a link whose queue runs empty, else crash right behind the
 /// append.
-fn trials(
-    code: &dyn ErasureCode,
-    parameters: &str,
-    model: Arc<dyn DurabilityModel>,
-    truth: Channel,
-    flush: bool,
-    count: u32,
-) -> Outcome {
-    let parameters: Parameters = parameters.parse().unwrap();
+fn trials(code: &Code, model: Arc<dyn DurabilityModel>, truth: Channel, flush: bool, count: u32) -> Outcome {
     let mut link = Link::new(truth, 2009);
     let burst = (1.0 / truth.bad_to_good).max(1.0);
     let assumption = Assumption::new(truth.loss / 10.0, burst, 0.999).unwrap();
     let mut estimator = ChannelEstimator::new(assumption);
     estimator.handle_report(Time::from_nanos(1_000_000_000), 1, link.counts(1_000_000));
-    let channel = estimator.estimate(Time::from_nanos(1_000_000_000));
-    let mut pricer = Pricer::new(model, code.structure(&parameters).unwrap(), channel);
+    let channels = estimator.channels(Time::from_nanos(1_000_000_000));
+    let mut pricer = Pricer::new(model, code.clone(), channels);
     let generation = pricer.generation();
 
     let mut rng = SmallRng::seed_from_u64(7);
@@ -159,7 +150,7 @@ fn trials(
         let busy = if rng.random_bool(0.5) { 0 } else { rng.random_range(0..400) };
         let symbols = [1, 3, 8, 16, 50][rng.random_range(0..5_usize)];
         let first = rng.random_range(0..10_000) + busy;
-        let mut encoder = code.encoder(&parameters, SYMBOL_BYTES).unwrap();
+        let mut encoder = code.encoder(SYMBOL_BYTES).unwrap();
         let mut wire = Wire::default();
         for id in first - busy..first + u64::from(symbols) {
             wire.packets.push((None, content(id).to_vec()));
@@ -177,7 +168,7 @@ fn trials(
         for _ in 0..rng.random_range(50..200) {
             link.loses();
         }
-        let mut decoder = code.decoder(&parameters, SYMBOL_BYTES).unwrap();
+        let mut decoder = code.decoder(SYMBOL_BYTES).unwrap();
         let mut have = Have { first, symbols: vec![false; symbols as usize] };
         let mut id = first - busy;
         for (head, payload) in &wire.packets {
@@ -210,13 +201,18 @@ fn assert_kept(outcome: &Outcome, what: &str) {
     );
 }
 
-const CODES: [(&dyn ErasureCode, &str); 5] = [
-    (&ReedSolomon, "r=8 c=3 depth=1"),
-    (&ReedSolomon, "r=8 c=3 depth=5"),
-    (&LayeredInterleaving, "r=8 interleaves=1:11:101 delayed=1"),
-    (&LayeredInterleaving, "r=8 interleaves=1:11:101 delayed=0"),
-    (&Repetition, "copies=2 spacing=10"),
-];
+fn codes() -> [Code; 5] {
+    let code = |family: Arc<dyn ErasureCode>, parameters: &str| {
+        Code::new(family, &parameters.parse().unwrap()).unwrap()
+    };
+    [
+        code(Arc::new(ReedSolomon), "r=8 c=3 depth=1"),
+        code(Arc::new(ReedSolomon), "r=8 c=3 depth=5"),
+        code(Arc::new(LayeredInterleaving), "r=8 interleaves=1:11:101 delayed=1"),
+        code(Arc::new(LayeredInterleaving), "r=8 interleaves=1:11:101 delayed=0"),
+        code(Arc::new(Repetition), "copies=2 spacing=10"),
+    ]
+}
 
 #[test]
 fn promises_are_kept_on_bursty_links() {
@@ -227,22 +223,18 @@ fn promises_are_kept_on_bursty_links() {
         ..Channel::independent(0.0286, 0.999)
     };
     for truth in [Channel::bursty(0.03, 2.0, 0.999), Channel::bursty(0.01, 10.0, 0.999), elliott] {
-        for (code, parameters) in CODES {
+        for code in codes() {
             for flush in [true, false] {
-                let outcome = trials(code, parameters, Arc::new(GilbertElliott), truth, flush, 1500);
+                let outcome = trials(&code, Arc::new(GilbertElliott), truth, flush, 1500);
                 let what = format!(
-                    "burst {:.0}, {} {parameters}, {}",
+                    "burst {:.0}, {code}, {}",
                     1.0 / truth.bad_to_good,
-                    code.name(),
                     if flush { "flushed" } else { "cut" }
                 );
                 assert_kept(&outcome, &what);
                 // A promise that says nothing is kept for nothing: exact models stay within a factor of the
                 // truth.
-                let exact = matches!(
-                    code.structure(&parameters.parse().unwrap()),
-                    Ok(Structure::Block { depth: 1, .. })
-                );
+                let exact = matches!(code.structure(), Structure::Block { depth: 1, .. });
                 if exact && outcome.lost >= 30.0 {
                     assert!(outcome.promised < 3.0 * outcome.lost, "{what}: promised {}", outcome.promised);
                 }
@@ -254,10 +246,10 @@ fn promises_are_kept_on_bursty_links() {
 #[test]
 fn promises_are_kept_on_links_without_memory() {
     let truth = Channel::independent(0.05, 0.999);
-    for (code, parameters) in CODES {
+    for code in codes() {
         for model in [Arc::new(IidBound) as Arc<dyn DurabilityModel>, Arc::new(GilbertElliott)] {
-            let what = format!("independent, {} {parameters}, {}", code.name(), model.name());
-            assert_kept(&trials(code, parameters, model, truth, true, 2500), &what);
+            let what = format!("independent, {code}, {}", model.name());
+            assert_kept(&trials(&code, model, truth, true, 2500), &what);
         }
     }
 }
@@ -266,7 +258,7 @@ fn promises_are_kept_on_links_without_memory() {
 fn the_independent_model_breaks_its_promise_under_bursts() {
     // The reason for the other one; and the check is able to fail.
     let truth = Channel::bursty(0.02, 5.0, 0.999);
-    let (code, parameters) = CODES[0];
-    let outcome = trials(code, parameters, Arc::new(IidBound), truth, true, 1500);
+    let [code, ..] = codes();
+    let outcome = trials(&code, Arc::new(IidBound), truth, true, 1500);
     assert!(outcome.lost > 5.0 * outcome.promised, "promised {}, lost {}", outcome.promised, outcome.lost);
 }

@@ -3,17 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parhelion_code_none::NoCode;
+use parhelion_code_reed_solomon::ReedSolomon;
 use parhelion_model_iid_bound::IidBound;
-use parhelion_plugin::{Channel, Exposure, Structure};
+use parhelion_plugin::{Channel, Code, ErasureCode, Exposure};
 use parhelion_risk::{EPISODE, Ledger, Pricer, WireState};
 use parhelion_types::{LogId, RecordKey, Time};
 use proptest::prelude::*;
 
 const LOG: LogId = LogId(3);
-const BLOCK: Structure = Structure::Block { r: 8, c: 3, depth: 1 };
+fn code(family: impl ErasureCode + 'static, parameters: &str) -> Code {
+    Code::new(Arc::new(family), &parameters.parse().unwrap()).unwrap()
+}
 
-fn pricer(code: Structure) -> Pricer {
-    Pricer::new(Arc::new(IidBound), code, Channel::independent(1e-4, 0.999))
+fn block() -> Code {
+    code(ReedSolomon, "r=8 c=3")
+}
+
+fn none() -> Code {
+    code(NoCode, "")
+}
+
+fn pricer(code: Code) -> Pricer {
+    Pricer::new(Arc::new(IidBound), code, vec![Channel::independent(1e-4, 0.999)])
 }
 
 fn key(number: u64) -> RecordKey {
@@ -114,7 +126,7 @@ proptest! {
 
     #[test]
     fn each_promise_counts_once_and_by_its_first_report(steps in prop::collection::vec(step(), 1..80)) {
-        let (mut ledger, mut pricer) = (Ledger::new(), pricer(BLOCK));
+        let (mut ledger, mut pricer) = (Ledger::new(), pricer(block()));
         let own = pricer.own(&wire(Told::Covered).exposure, pricer.generation()).probability();
         prop_assert!(own > 0.0 && own < 1e-6);
         let mut histories: Vec<History> = Vec::new();
@@ -178,7 +190,7 @@ proptest! {
 }
 
 /// Tells of one append under `code`, a step every `millis`; what the record says behind it.
-fn told(code: Structure, millis: u64, states: &[WireState]) -> (u64, bool) {
+fn told(code: Code, millis: u64, states: &[WireState]) -> (u64, bool) {
     let (mut ledger, mut pricer) = (Ledger::new(), pricer(code));
     ledger.insert(key(0), pricer.generation());
     for (at, state) in (1..).zip(states) {
@@ -193,10 +205,10 @@ fn told(code: Structure, millis: u64, states: &[WireState]) -> (u64, bool) {
 #[test]
 fn without_a_code_what_is_sent_is_promised_and_what_is_missing_has_failed() {
     let [missing, copied] = [Told::Missing, Told::Copied].map(wire);
-    assert_eq!(told(Structure::None, 1, &[copied]), (0, true));
-    assert_eq!(told(Structure::None, 1, &[copied, missing, copied]), (1, true));
+    assert_eq!(told(none(), 1, &[copied]), (0, true));
+    assert_eq!(told(none(), 1, &[copied, missing, copied]), (1, true));
     // However long the queue was: no repair is on its way.
-    assert_eq!(told(Structure::None, 500, &[copied, missing, copied]), (1, true));
+    assert_eq!(told(none(), 500, &[copied, missing, copied]), (1, true));
 }
 
 #[test]
@@ -204,22 +216,22 @@ fn repairs_that_come_after_the_report_keep_the_promise() {
     let [partly, covered, missing, copied] =
         [Told::Partly, Told::Covered, Told::Missing, Told::Copied].map(wire);
     // Covered within ten milliseconds, then reported: the repairs had come, and were not enough.
-    assert_eq!(told(BLOCK, 5, &[covered, missing, copied, covered]), (1, true));
+    assert_eq!(told(block(), 5, &[covered, missing, copied, covered]), (1, true));
     // It took 20 ms until the last repair had left; 20 ms after the report the append is whole.
-    assert_eq!(told(BLOCK, 20, &[partly, covered, missing, covered]), (0, true));
+    assert_eq!(told(block(), 20, &[partly, covered, missing, covered]), (0, true));
     // 40 ms after it: a copy did it.
-    assert_eq!(told(BLOCK, 20, &[partly, covered, missing, copied, covered]), (1, true));
+    assert_eq!(told(block(), 20, &[partly, covered, missing, copied, covered]), (1, true));
     // Reported before it was covered: nothing had been promised.
-    assert_eq!(told(BLOCK, 5, &[missing, copied, covered]), (0, false));
-    assert_eq!(told(BLOCK, 5, &[partly, missing, partly, covered]), (0, false));
+    assert_eq!(told(block(), 5, &[missing, copied, covered]), (0, false));
+    assert_eq!(told(block(), 5, &[partly, missing, partly, covered]), (0, false));
     // Confirmed before a repair that took 20 ms could have been missed.
-    assert_eq!(told(BLOCK, 20, &[partly, covered]), (0, false));
+    assert_eq!(told(block(), 20, &[partly, covered]), (0, false));
 }
 
 #[test]
 fn a_figure_that_promises_little_is_not_recorded() {
-    let mut pricer = pricer(Structure::None);
-    pricer.set_channel(Channel::independent(0.01, 0.999));
+    let mut pricer = pricer(none());
+    pricer.set_channels(vec![Channel::independent(0.01, 0.999)]);
     let mut ledger = Ledger::new();
     ledger.insert(key(0), pricer.generation());
     ledger.cover(&mut pricer, key(0), wire(Told::Copied));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_code_reed_solomon::ReedSolomon;
 use parhelion_model_gilbert_elliott::GilbertElliott;
-use parhelion_plugin::{Channel, ErasureCode, Exposure, Parameters, RecoveredSink, RepairHead, RepairSink};
+use parhelion_plugin::{Channel, Code, Exposure, Parameters, RecoveredSink, RepairHead, RepairSink};
 use parhelion_risk::{Assumption, ChannelCounts, ChannelEstimator, Ledger, Pricer, WireState};
 use parhelion_types::{LogId, RecordKey, Time};
 use rand::rngs::SmallRng;
@@ -105,8 +105,7 @@ impl RecoveredSink for Have {
 
 /// A storage node, its ledger and the line.
 struct Site<L> {
-    code: &'static dyn ErasureCode,
-    parameters: Parameters,
+    code: Code,
     loss: L,
     ledger: Ledger,
     pricer: Pricer,
@@ -116,15 +115,13 @@ struct Site<L> {
 }
 
 impl<L: Loss> Site<L> {
-    fn new(code: &'static dyn ErasureCode, parameters: &str, mut loss: L) -> Self {
-        let parameters: Parameters = parameters.parse().unwrap();
+    fn new(code: Code, mut loss: L) -> Self {
         let mut estimator = ChannelEstimator::new(Assumption::default());
         let now = Time::from_nanos(1_000_000_000);
         estimator.handle_report(now, 1, counts(&mut loss, 2_000_000));
-        let structure = code.structure(&parameters).unwrap();
-        let pricer = Pricer::new(Arc::new(GilbertElliott), structure, estimator.estimate(now));
+        let pricer = Pricer::new(Arc::new(GilbertElliott), code.clone(), estimator.channels(now));
         let ledger = Ledger::new();
-        Self { code, parameters, loss, ledger, pricer, now, next: 0, lost: 0 }
+        Self { code, loss, ledger, pricer, now, next: 0, lost: 0 }
     }
 
     fn pass(&mut self, span: Duration) {
@@ -139,8 +136,8 @@ impl<L: Loss> Site<L> {
         self.ledger.advance(self.now);
         self.ledger.insert(key, self.pricer.generation());
 
-        let mut encoder = self.code.encoder(&self.parameters, SYMBOL_BYTES).unwrap();
-        let mut decoder = self.code.decoder(&self.parameters, SYMBOL_BYTES).unwrap();
+        let mut encoder = self.code.encoder(SYMBOL_BYTES).unwrap();
+        let mut decoder = self.code.decoder(SYMBOL_BYTES).unwrap();
         let mut wire = Wire::default();
         for id in 0..u64::from(symbols) {
             wire.0.push((None, vec![id as u8; SYMBOL_BYTES]));
@@ -200,8 +197,13 @@ impl<L: Loss> Site<L> {
     }
 }
 
-const LAYERED: (&dyn ErasureCode, &str) = (&LayeredInterleaving, "");
-const BLOCK: (&dyn ErasureCode, &str) = (&ReedSolomon, "r=8 c=3 depth=1");
+fn layered() -> Code {
+    Code::new(Arc::new(LayeredInterleaving), &Parameters::new()).unwrap()
+}
+
+fn block() -> Code {
+    Code::new(Arc::new(ReedSolomon), &"r=8 c=3 depth=1".parse().unwrap()).unwrap()
+}
 
 #[test]
 fn promises_that_hold_are_believed() {
@@ -215,9 +217,9 @@ fn promises_that_hold_are_believed() {
     let (mut refuted, mut promised, mut lost) = (0, 0.0, 0);
     for seed in 0..20 {
         for truth in [Channel::bursty(0.01, 3.0, 0.999), Channel::bursty(5e-4, 3.0, 0.999), elliott] {
-            for (code, parameters) in [LAYERED, BLOCK] {
+            for code in [layered(), block()] {
                 let rng = SmallRng::seed_from_u64(seed);
-                let mut site = Site::new(code, parameters, Bursts { rng, truth, is_bad: false });
+                let mut site = Site::new(code, Bursts { rng, truth, is_bad: false });
                 let mut is_refuted = false;
                 for _ in 0..2000 {
                     site.append(4);
@@ -237,7 +239,7 @@ fn promises_that_hold_are_believed() {
 fn a_channel_that_fits_no_formula_is_refuted_by_its_first_failures() {
     for every in [50_000, 200_000] {
         let comb = Comb { rng: SmallRng::seed_from_u64(5), every, teeth: 0, gap: 0 };
-        let mut site = Site::new(LAYERED.0, LAYERED.1, comb);
+        let mut site = Site::new(layered(), comb);
         let mut own = 0.0;
         while site.lost < 3 {
             assert!(site.next < 200_000, "the code repairs it all");
@@ -272,8 +274,7 @@ fn one_outage_is_left_to_the_channel_estimate() {
 fn outage(bursts: u64) -> [f64; 3] {
     let at = |second: u64| Time::from_nanos(second * 1_000_000_000);
     let mut estimator = ChannelEstimator::new(Assumption::default());
-    let structure = LAYERED.0.structure(&LAYERED.1.parse().unwrap()).unwrap();
-    let mut pricer = Pricer::new(Arc::new(GilbertElliott), structure, estimator.estimate(Time::ZERO));
+    let mut pricer = Pricer::new(Arc::new(GilbertElliott), layered(), estimator.channels(Time::ZERO));
     let mut ledger = Ledger::new();
     let mut counts = ChannelCounts::default();
     let lone = Exposure { symbols: 4, coverage: 7, group_max: 4, flushed: 7, flush_run: 4, flush_pause: 16 };
@@ -315,7 +316,7 @@ fn outage(bursts: u64) -> [f64; 3] {
             assert!(ledger.factor() > 1.0, "nothing but the failures is known yet");
         }
         estimator.handle_report(at(second), 1, counts);
-        if pricer.set_channel(estimator.estimate(at(second))) {
+        if pricer.set_channels(estimator.channels(at(second))) {
             ledger.reprice(&mut pricer);
         }
         ledger.confirm(&mut pricer, LogId(1), number);

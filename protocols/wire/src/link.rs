@@ -45,10 +45,13 @@ messages! {
         message: String,
     }
 
-    /// Changes the code on a live link: symbols from `first_symbol` on belong to it.
+    /// Changes the code on a live link: symbols from `first_symbol` on belong to it. The mirror was asked before
+    /// whether it takes the code, by [`OfferCodeV1`].
     103 ChangeCodeV1 {
         /// The new code.
         code: CodeV1,
+        /// As in [`HelloV1`], from now on.
+        flush_pause: u32,
     }
 
     /// Asks the mirror to cut logs back: it has records that the primary lost in a crash before anybody was
@@ -58,6 +61,30 @@ messages! {
         session: u64,
         /// Where the logs end at the primary.
         logs: Vec<LogTailV1>,
+    }
+
+    /// Asks the mirror whether it knows a code and takes its parameters. Epoch and first symbol say nothing yet.
+    105 OfferCodeV1 {
+        /// The code.
+        code: CodeV1,
+        /// Number of the offer, for the answer.
+        number: u64,
+    }
+
+    /// The mirror's answer.
+    106 CodeAnswerV1 {
+        /// Number of the offer.
+        number: u64,
+        /// Why the code cannot be used, if it cannot.
+        error: Option<String>,
+    }
+
+    /// The mirror's decoder of a code broke, or made up a symbol: the primary is to go on with another code.
+    107 CodeFaultV1 {
+        /// Number of the code in this session.
+        epoch: u32,
+        /// What happened.
+        reason: String,
     }
 
     /// A batch of announcements; the payload is a multiple of 40 bytes.

@@ -49,9 +49,7 @@ messages! {
         /// The mirror's site.
         peer: u16,
         /// The code in force.
-        structure: StructureV1,
-        /// The code in force, for people.
-        code: String,
+        code: CodeNameV1,
         /// Where this node's logs end at the mirror.
         marks: Vec<LogMarkV1>,
         /// Whether another message of this kind follows with more marks.
@@ -60,10 +58,8 @@ messages! {
 
     /// Another code is in force.
     211 SiteCodeV1 {
-        /// Its structure.
-        structure: StructureV1,
-        /// Name, version and parameters.
-        code: String,
+        /// Which.
+        code: CodeNameV1,
     }
 
     /// Announcements that are on the wire.
@@ -122,6 +118,8 @@ messages! {
 
     /// Changes the code on the live link. Answer: [`SiteCodeChangedV1`] under the same correlation.
     223 SiteChangeCodeV1 {
+        /// Packet times that a flush pauses from then on; as before if none are given.
+        flush_pause: Option<u32>,
         /// Name of the code.
         name: String,
         /// Parameters as text.
@@ -184,21 +182,15 @@ messages! {
     }
 }
 
-/// The shape of a code.
+/// A code that every node of a site knows.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct StructureV1 {
-    /// 0 none, 1 repetition, 2 block, 3 layered.
-    pub kind: u8,
-    /// Source symbols per group: block and layered.
-    pub r: u32,
-    /// Repair symbols: copies of a repetition, or repairs of a block.
-    pub c: u32,
-    /// Spacing of a repetition, or depth of a block.
-    pub distance: u32,
-    /// One per layer, ascending: layered.
-    pub interleaves: Vec<u32>,
-    /// Whether repairs leave one interleave later: layered.
-    pub delayed: bool,
+pub struct CodeNameV1 {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// All its parameters as text.
+    pub parameters: String,
 }
 
 /// One record of one log.
@@ -246,8 +238,8 @@ mod tests {
         assert_eq!(size_of::<ArchivedCoverageV1>(), 12 + 4 + 8 + 4 + 8 + 4 + 4 + 1 + 1);
         assert_eq!(size_of::<ArchivedRecordKeyV1>(), 12);
         assert_eq!(size_of::<ArchivedSiteJoinV1>(), 2 + 2 + 1 + 8);
-        assert_eq!(size_of::<ArchivedSiteUpV1>(), 8 + 2 + size_of::<ArchivedStructureV1>() + 8 + 8 + 1);
-        assert_eq!(size_of::<ArchivedStructureV1>(), 1 + 4 + 4 + 4 + 8 + 1);
+        assert_eq!(size_of::<ArchivedSiteUpV1>(), 8 + 2 + size_of::<ArchivedCodeNameV1>() + 8 + 1);
+        assert_eq!(size_of::<ArchivedCodeNameV1>(), 8 + 4 + 8);
 
         let send = SiteSendV1 { session: 3, log: 7, number: 0x0102, is_awaited: true };
         let golden = [3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 1];

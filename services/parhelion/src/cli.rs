@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use parhelion_drill::{Form, Mode, UnknownMode};
+use parhelion_plugin_kit::project::Language;
 use parhelion_types::{Degrade, Durability, LogAddress, LogId, RequestId, Risk, Role};
 
 use crate::settings::Profile;
@@ -29,9 +30,15 @@ pub enum Command {
     /// Watches, promotes and verifies mirrors.
     #[command(subcommand)]
     Mirror(MirrorCommand),
+    /// Says which code a link should use, what it costs and what the others would.
+    #[command(after_help = "Exit code 4: no code meets the risk before the mirror itself answers.")]
+    Plan(PlanArgs),
     /// Watches the link to the other site, and changes its code.
     #[command(subcommand)]
     Link(LinkCommand),
+    /// Makes, checks, measures and lists plugins: erasure codes and durability models.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Plays a disaster: two sites, a lossy link, five modes, and what was lost.
     Drill(Box<DrillArgs>),
     /// Shows and checks settings.
@@ -259,6 +266,85 @@ pub enum LinkCommand {
     },
 }
 
+/// `parhelion plugin`
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Writes a folder with a small plugin that builds, to be changed. Overwrites nothing.
+    New {
+        /// Name of the plugin and of the folder: lower-case letters, digits and hyphens.
+        name: String,
+        /// What it is written in: rust or c.
+        #[arg(long, default_value = "rust")]
+        language: Language,
+        /// What it is.
+        #[arg(long, value_enum, default_value = "code")]
+        kind: PluginKind,
+        /// Where the folder is made.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        directory: PathBuf,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Holds a plugin against the conformance kit, and says which promise it breaks.
+    #[command(after_help = "Exit code 0: it keeps its promises. 2: it cannot be loaded. 4: it breaks one.")]
+    Check {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// A file that ends in .so or .wasm, or the name of a plugin that a node with these settings knows.
+        #[arg(value_name = "NAME|FILE")]
+        plugin: String,
+        /// Parameters of a code, such as r=8 c=3; its defaults for those that are not given.
+        #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
+        parameters: Vec<String>,
+        /// Decides contents, sizes and losses: the same seed tries the same.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures a plugin beside the built-in ones: the speed of a code, and what it leaves lost of a library of loss traces;
+    /// the figures of a durability model.
+    Bench {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// A file that ends in .so or .wasm, or the name of a plugin that a node with these settings knows.
+        #[arg(value_name = "NAME|FILE")]
+        plugin: String,
+        /// Parameters of a code, such as r=8 c=3; its defaults for those that are not given.
+        #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
+        parameters: Vec<String>,
+        /// Bytes of a symbol while the speed is measured.
+        #[arg(long, value_name = "BYTES", default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        symbol_bytes: u32,
+        /// Turns that the codes take; the best of each counts.
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        turns: u32,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the plugins that a node with these settings knows, with parameters and guarantees, and those that it refuses.
+    #[command(after_help = "Exit code 4: a plugin of the folder plugins.directory is refused.")]
+    List {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What a plugin is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PluginKind {
+    /// An erasure code.
+    Code,
+    /// A durability model.
+    Model,
+}
+
 /// `parhelion config`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -321,6 +407,47 @@ pub struct IssueArgs {
     /// How long it is good for.
     #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "825d")]
     pub valid_for: Duration,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `parhelion plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Rate of the line.
+    #[arg(long, default_value = "300Mbit")]
+    pub rate: crate::settings::Rate,
+    /// Payload that is appended, such as 90Mbit; three tenths of the line's rate where none is given.
+    #[arg(long, value_name = "RATE")]
+    pub load: Option<crate::settings::Rate>,
+    /// One-way delay of the line.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "50ms")]
+    pub one_way: Duration,
+    /// Share of the packets that is lost, as an upper bound.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, default_value = "0.01%")]
+    pub loss: f64,
+    /// Mean length of loss bursts in packets, as an upper bound.
+    #[arg(long, value_name = "PACKETS", default_value_t = 3.0)]
+    pub burst: f64,
+    /// Bytes per append.
+    #[arg(long, value_name = "BYTES", default_value = "4KiB")]
+    pub append_bytes: bytesize::ByteSize,
+    /// Largest acceptable risk of loss at the network level.
+    #[arg(long, value_name = "PROBABILITY", default_value = "1e-6")]
+    pub max_risk: Risk,
+    /// Time in which appends shall be acknowledged.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "10s")]
+    pub deadline: Duration,
+    /// Logs that share the traffic: the risk of an append is that of all of its log that are under way.
+    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
+    pub logs: u32,
+    /// File for the risk against time as a drawing, .svg or .png.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// A setting of the primary, such as risk.model=iid-bound. May be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,8 @@ mod link;
 mod log;
 mod mirror;
 mod pki;
+mod plan;
+mod plugin;
 mod promotion;
 mod verify;
 
@@ -15,7 +17,7 @@ use serde_json::Value;
 
 use crate::cli::{
     AppendArgs, Command, ConfigCommand, DrillArgs, IssueArgs, LinkCommand, LogCommand, MirrorCommand,
-    PkiCommand, ServerArgs, SettingsArgs,
+    PkiCommand, PluginCommand, ServerArgs, SettingsArgs,
 };
 use crate::output::{Exit, Failure, print_json, say};
 use crate::settings::{self, Layered};
@@ -25,6 +27,8 @@ pub use link::link;
 pub use log::log;
 pub use mirror::mirror;
 pub use pki::pki;
+pub use plan::plan;
+pub use plugin::plugin;
 
 /// Whether errors of this command are wanted as JSON too.
 pub fn wants_json(command: &Command) -> bool {
@@ -46,6 +50,13 @@ pub fn wants_json(command: &Command) -> bool {
         | Command::Link(LinkCommand::Status { server } | LinkCommand::Code { server, .. }) => server.json,
         Command::Config(ConfigCommand::Show { json, .. } | ConfigCommand::Check { json, .. })
         | Command::Pki(PkiCommand::Init { json, .. } | PkiCommand::Issue(IssueArgs { json, .. })) => *json,
+        Command::Plan(arguments) => arguments.json,
+        Command::Plugin(
+            PluginCommand::New { json, .. }
+            | PluginCommand::Check { json, .. }
+            | PluginCommand::Bench { json, .. }
+            | PluginCommand::List { json, .. },
+        ) => *json,
         _ => false,
     }
 }

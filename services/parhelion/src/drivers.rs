@@ -10,19 +10,24 @@ use parhelion_gateway::{SiteLinkConfig, SiteListenerConfig};
 use parhelion_link_driver::{
     CodeLookup, Congestion, LaneConfig, MirrorConfig, PeerCheck, PrimaryConfig, Transport,
 };
-use parhelion_plugin::{ErasureCode, Parameters};
+use parhelion_plugin::{Code, Parameters};
 use parhelion_plugin_host::Catalogue as Plugins;
 use parhelion_risk::Assumption;
 use parhelion_types::{NodeId, Role, SiteId};
 use serde_json::{Map, Value, json};
 
 use crate::output::Failure;
+use crate::planner::AUTO;
+use crate::plugins;
 use crate::settings::{self, Settings};
 
 /// Whether codes and models can be made of the settings, whatever part of them this node uses: a name that names
-/// nothing is a mistake at every node. Opens nothing.
+/// nothing is a mistake at every node. Opens nothing but the plugins.
 pub fn check(settings: &Settings) -> Result<(), Failure> {
-    let plugins = Plugins::built_in();
+    let (plugins, refused) = plugins::load(settings)?;
+    if let (Err(failure), Some(refused)) = (code(settings, &plugins), refused.first()) {
+        return Err(Failure::new(format!("{}; {refused}", failure.message)));
+    }
     code(settings, &plugins)?;
     plugins.model(&settings.risk.model).map_err(|error| Failure::new(format!("risk.model: {error}")))?;
     assumption(settings).map(drop)
@@ -37,9 +42,10 @@ pub fn assumption(settings: &Settings) -> Result<Assumption, Failure> {
 
 /// The code of the settings with all its parameters. Those that are not given are filled in here, so that the mirror
 /// is told them and does not depend on the defaults of its own release.
-fn code(settings: &Settings, plugins: &Plugins) -> Result<(Arc<dyn ErasureCode>, Parameters), Failure> {
+pub fn code(settings: &Settings, plugins: &Plugins) -> Result<Code, Failure> {
     let link = &settings.link;
-    let code = plugins.code(&link.code).map_err(|error| Failure::new(format!("link.code: {error}")))?;
+    let name = if link.code == AUTO { FALLBACK } else { &link.code };
+    let family = plugins.code(name).map_err(|error| Failure::new(format!("link.code: {error}")))?;
     let unusable = |error: &dyn std::fmt::Display| {
         Failure::new(format!(
             "link.parameters is {:?}, for link.code {:?}: {error}",
@@ -47,13 +53,16 @@ fn code(settings: &Settings, plugins: &Plugins) -> Result<(Arc<dyn ErasureCode>,
         ))
     };
     let given: Parameters = link.parameters.parse().map_err(|error| unusable(&error))?;
-    code.structure(&given).map_err(|error| unusable(&error))?;
-    let all = code
-        .parameters()
-        .iter()
-        .fold(Parameters::new(), |all, parameter| all.with(parameter.name, &given.values(parameter)));
-    Ok((code, all))
+    Code::new(family, &given).map_err(|error| unusable(&error))
 }
+
+/// What the link may use of its line, in bytes per second, IP headers included.
+pub fn bytes_per_second(settings: &Settings) -> u64 {
+    (settings.link.rate.bytes_per_second() as f64 * settings.link.share) as u64
+}
+
+/// The code that a link goes on with when the one in force breaks, and that the planner begins with; every node has it.
+pub const FALLBACK: &str = "layered-interleaving";
 
 /// Settings of the driver at a primary site.
 pub fn primary(
@@ -67,7 +76,7 @@ pub fn primary(
             |_| Failure::new(format!("setting {key} is {text:?}: give an address such as 192.0.2.7:7411"));
         text.parse::<SocketAddr>().map_err(wrong)
     };
-    let (_, parameters) = code(settings, &plugins)?;
+    let code = code(settings, &plugins)?;
     let tls = Arc::new(identity.client_config(&[LINK_PROTOCOL]).map_err(Failure::usage)?);
     let critical = address("link.peer_critical", &link.peer_critical)?;
     let defaults = PrimaryConfig::new(
@@ -93,10 +102,11 @@ pub fn primary(
             settings::Congestion::Bbr => Congestion::Bbr,
             settings::Congestion::Cubic => Congestion::Cubic,
         },
-        code: link.code.clone(),
-        parameters: parameters.to_string(),
+        code: format!("{}@{}", code.name(), code.version()),
+        parameters: code.parameters().to_string(),
+        fallback: FALLBACK.to_owned(),
         lane: lane_config(settings),
-        rate_bytes_per_second: (link.rate.bytes_per_second() as f64 * link.share) as u64,
+        rate_bytes_per_second: bytes_per_second(settings),
         buffer_bytes_max: buffer(settings),
         burst_datagrams_max: link.pacing_burst,
         flush_delay: link.flush_delay,
@@ -194,7 +204,8 @@ fn node_check(site: SiteId, role: Role) -> PeerCheck {
     })
 }
 
-fn lane_config(settings: &Settings) -> LaneConfig {
+/// Sockets and packets of both lanes.
+pub fn lane_config(settings: &Settings) -> LaneConfig {
     LaneConfig { mtu: settings.link.mtu, idle_timeout: settings.link.idle_timeout, ..LaneConfig::default() }
 }
 
@@ -207,7 +218,8 @@ fn peer_check(settings: &Settings) -> PeerCheck {
     })
 }
 
-fn code_lookup(plugins: Arc<Plugins>) -> CodeLookup {
+/// Finds a code by its name.
+pub fn code_lookup(plugins: Arc<Plugins>) -> CodeLookup {
     Arc::new(move |name| plugins.code(name).ok())
 }
 
@@ -227,24 +239,24 @@ mod tests {
         for known in plugins.codes() {
             let settings = with(&[&format!("link.code={}", known.name())]);
             check(&settings).unwrap_or_else(|failure| panic!("{failure:?}"));
-            let (code, parameters) = code(&settings, &plugins).unwrap();
+            let code = code(&settings, &plugins).unwrap();
             assert_eq!(code.name(), known.name());
             // What goes on the wire says all, and means what the bare name means.
-            assert_eq!(parameters.iter().count(), code.parameters().len());
-            let structure = code.structure(&parameters).unwrap();
-            assert_eq!(structure, code.structure(&Parameters::new()).unwrap());
-            code.encoder(&parameters, 1400).unwrap();
-            code.decoder(&parameters, 1400).unwrap();
+            assert_eq!(code.parameters().iter().count(), known.parameters().len());
+            assert_eq!(*code.structure(), known.structure(&Parameters::new()).unwrap());
+            code.encoder(1400).unwrap();
+            code.decoder(1400).unwrap();
         }
     }
 
     #[test]
     fn the_default_code_is_the_documented_one() {
-        let (code, parameters) = code(&with(&[]), &Plugins::built_in()).unwrap();
-        assert_eq!(code.name(), "layered-interleaving");
-        assert_eq!(parameters.to_string(), "delayed=1 interleaves=1:23:101 r=8");
-        let (_, parameters) = super::code(&with(&["link.parameters=r=4"]), &Plugins::built_in()).unwrap();
-        assert_eq!(parameters.to_string(), "delayed=1 interleaves=1:23:101 r=4");
+        let text = |set: &[&str]| code(&with(set), &Plugins::built_in()).unwrap().to_string();
+        assert_eq!(text(&[]), "layered-interleaving v1 delayed=1 interleaves=1:23:101 r=8");
+        assert_eq!(
+            text(&["link.parameters=r=4"]),
+            "layered-interleaving v1 delayed=1 interleaves=1:23:101 r=4"
+        );
     }
 
     #[test]

@@ -42,8 +42,13 @@ pub async fn keep(metrics: Metrics, clock: Arc<Clock>, node: Arc<NodeBackend>) {
         for (actor, count) in restarts() {
             metrics.restarts(actor).follow(count);
         }
+        if let Some(planner) = node.logs.as_ref().and_then(|logs| logs.planner.get()) {
+            let planning = planner.planning.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.code_plans.follow(planning.changes);
+            metrics.plan_waits.set_count(u64::from(planning.waits));
+        }
         if let Some(belief) = node.logs.as_ref().and_then(|logs| logs.belief.as_ref()) {
-            let channel = belief.lock().unwrap_or_else(PoisonError::into_inner).channel;
+            let channel = belief.lock().unwrap_or_else(PoisonError::into_inner).bounds();
             metrics.link_loss.set(channel.loss);
             metrics.link_burst.set(1.0 / channel.bad_to_good.max(f64::MIN_POSITIVE));
         }
@@ -140,6 +145,7 @@ fn totals<'a>(metrics: &'a Metrics, stats: &LinkStats) -> Vec<(&'a Counter, u64)
         (&metrics.symbols_rebuilt, &stats.symbols_rebuilt),
         (&metrics.symbols_late, &stats.symbols_late),
         (&metrics.link_sessions, &stats.sessions),
+        (&metrics.code_faults, &stats.code_faults),
     ];
     let sent = kinds.into_iter().flat_map(|(kind, datagrams, bytes)| {
         [(metrics.datagrams_sent(kind), datagrams), (metrics.datagram_bytes_sent(kind), bytes)]

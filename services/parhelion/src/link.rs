@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use actix::fut::WrapFuture;
 use actix::{Actor, Addr, AsyncContext, Context, Supervised};
-use parhelion_estimator::{EstimatorActor, Telemetry};
+use parhelion_estimator::{EstimatorActor, InForce, PlannerActor, Telemetry};
 use parhelion_gateway::{
     MirrorGateway, PrimaryGateway, RemoteMirrorLink, RemotePrimaryLink, SiteLinkConfig, SiteListener,
     SiteListenerConfig,
 };
 use parhelion_link_driver::{
-    LinkCommand, LinkEvent, LinkStats, LinkTelemetry, MirrorAddresses, MirrorCommand, MirrorConfig,
-    MirrorDriver, MirrorEvent, MirrorSink, PrimaryConfig, PrimaryDriver, PrimarySink,
+    CodeLookup, LinkCommand, LinkEvent, LinkStats, LinkTelemetry, MirrorAddresses, MirrorCommand,
+    MirrorConfig, MirrorDriver, MirrorEvent, MirrorSink, PrimaryConfig, PrimaryDriver, PrimarySink,
 };
 use parhelion_risk::ChannelCounts;
 use parhelion_storage::{FromLink, FromMirrorLink, PendingBytes, Relink, StorageActor};
@@ -34,7 +34,7 @@ pub type CurrentStats = Arc<Mutex<Arc<LinkStats>>>;
 /// Who is at this site's end of the primary's driver.
 pub enum PrimaryEnd {
     /// The one storage node is this node.
-    Storage { storage: Addr<StorageActor>, estimator: Addr<EstimatorActor> },
+    Storage { storage: Addr<StorageActor>, estimator: Addr<EstimatorActor>, planner: Addr<PlannerActor> },
     /// The storage nodes of the site, through the gateway.
     Gateway(PrimaryGateway),
 }
@@ -51,9 +51,10 @@ impl Actor for EncoderActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         let (relink, queue, sink) = match &self.end {
-            PrimaryEnd::Storage { storage, estimator } => {
+            PrimaryEnd::Storage { storage, estimator, planner } => {
                 let (commands, queue) = mpsc::unbounded_channel::<LinkCommand>();
-                (Some((storage, commands)), queue, primary_sink(storage.clone(), estimator.clone()))
+                let sink = primary_sink(storage.clone(), estimator.clone(), Some(planner.clone()));
+                (Some((storage, commands)), queue, sink)
             }
             PrimaryEnd::Gateway(gateway) => {
                 let (queue, sink) = gateway.driver();
@@ -89,6 +90,7 @@ impl Supervised for EncoderActor {
 /// The way from a storage actor of a primary to its site's link node.
 pub struct PrimaryPortActor {
     pub config: SiteLinkConfig,
+    pub codes: CodeLookup,
     pub own: OwnLogs,
     pub storage: Addr<StorageActor>,
     pub estimator: Addr<EstimatorActor>,
@@ -99,8 +101,9 @@ impl Actor for PrimaryPortActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         let (commands, queue) = mpsc::unbounded_channel();
-        let sink = primary_sink(self.storage.clone(), self.estimator.clone());
-        match RemotePrimaryLink::new(self.config.clone(), &self.own.numbers(), queue, sink) {
+        let sink = primary_sink(self.storage.clone(), self.estimator.clone(), None);
+        let (config, codes) = (self.config.clone(), self.codes.clone());
+        match RemotePrimaryLink::new(config, codes, &self.own.numbers(), queue, sink) {
             Ok(link) => {
                 self.storage.do_send(Relink::Primary(commands));
                 ctx.spawn(link.run().into_actor(self));
@@ -119,18 +122,31 @@ impl Supervised for PrimaryPortActor {
     }
 }
 
-/// Where events for a storage actor of a primary go, and telemetry for the estimator beside it.
-pub fn primary_sink(storage: Addr<StorageActor>, estimator: Addr<EstimatorActor>) -> Box<dyn PrimarySink> {
-    Box::new(Sink { storage, estimator })
+/// Where events for a storage actor of a primary go, and telemetry for the estimator beside it; the planner is told of the
+/// code.
+pub fn primary_sink(
+    storage: Addr<StorageActor>,
+    estimator: Addr<EstimatorActor>,
+    planner: Option<Addr<PlannerActor>>,
+) -> Box<dyn PrimarySink> {
+    Box::new(Sink { storage, estimator, planner })
 }
 
 struct Sink {
     storage: Addr<StorageActor>,
     estimator: Addr<EstimatorActor>,
+    planner: Option<Addr<PlannerActor>>,
 }
 
 impl PrimarySink for Sink {
     fn events(&mut self, events: Vec<LinkEvent>) {
+        if let Some(planner) = &self.planner {
+            for event in &events {
+                if let LinkEvent::Up { code, .. } | LinkEvent::CodeChanged(code) = event {
+                    planner.do_send(InForce(code.clone()));
+                }
+            }
+        }
         self.storage.do_send(FromLink(events));
     }
 

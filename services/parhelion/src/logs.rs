@@ -1,13 +1,13 @@
 //! The storage role: questions to the storage actor, reads from the store.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use actix::Addr;
 use futures_util::FutureExt;
 use parhelion_actor_runtime::Clock;
-use parhelion_estimator::Belief;
+use parhelion_estimator::{Belief, LetPlan, PlannerActor, Planning};
 use parhelion_gate::backend::Later;
 use parhelion_gate::{
     AppendRequest, Appended, Backend, Budget, CodeRequest, CreateRequest, Credit, Entry, EntryKind,
@@ -24,6 +24,7 @@ use parhelion_wire::Announcement;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use crate::planner::AUTO;
 use crate::status;
 
 pub use parhelion_gate::answer::MISSING_MAX;
@@ -75,6 +76,10 @@ impl OwnLogs {
     }
 }
 
+/// Where nothing can choose.
+const NO_PLANNER: &str = "change code: only a primary's node that has the storage and the link to itself chooses by itself; name \
+     a code and its parameters";
+
 /// The logs of this node as front ends and other nodes use them.
 pub struct LocalLogs {
     pub own: OwnLogs,
@@ -89,6 +94,16 @@ pub struct LocalLogs {
     pub mirroring: MirroringLatency,
     /// What the estimator of a primary believes of the link; none at a site whose settings name no mirror.
     pub belief: Option<Arc<Mutex<Belief>>>,
+    /// The codes and models of this node.
+    pub plugins: Arc<Plugins>,
+    /// What may choose the link's code, where this node has the link of a primary to itself.
+    pub planner: OnceLock<PlannerRole>,
+}
+
+/// The planner, and what it does.
+pub struct PlannerRole {
+    pub actor: Addr<PlannerActor>,
+    pub planning: Arc<Mutex<Planning>>,
 }
 
 impl LocalLogs {
@@ -183,10 +198,21 @@ impl LocalLogs {
         let down = || Error::unavailable("change code: the link is down; try again when it is up");
         let before = self.code_in_force().await?.ok_or_else(down)?;
         let CodeRequest { name, parameters } = request;
+        if name == AUTO {
+            let planner = self.planner.get().ok_or_else(|| Error::new(ErrorKind::Unsupported, NO_PLANNER))?;
+            if !parameters.is_empty() {
+                return Err(Error::invalid("change code: auto takes no parameters; leave them away"));
+            }
+            planner.actor.do_send(LetPlan(true));
+            return Ok(before);
+        }
         // The link's driver knows whether a code will do, and not which there are.
-        Plugins::built_in().code(&name).map_err(|error| Error::invalid(format!("change code: {error}")))?;
+        self.plugins.code(&name).map_err(|error| Error::invalid(format!("change code: {error}")))?;
+        if let Some(planner) = self.planner.get() {
+            planner.actor.do_send(LetPlan(false));
+        }
         let (done, told) = oneshot::channel();
-        self.storage.do_send(Request::ChangeCode { name, parameters, done });
+        self.storage.do_send(Request::ChangeCode { name, parameters, flush_pause: None, done });
         let changed = tokio::time::timeout(CODE_CHANGE_LIMIT, told).await;
         match changed.ok().and_then(Result::ok) {
             Some(Ok(())) => {}
@@ -235,7 +261,16 @@ impl LocalLogs {
                 })
             })
             .collect();
-        json!({ "bounds": channel(&belief.channel), "horizons": horizons })
+        json!({ "bounds": channel(&belief.bounds()), "horizons": horizons })
+    }
+
+    /// What chooses the code.
+    fn planning_status(&self) -> Value {
+        let Some(planner) = self.planner.get() else { return Value::Null };
+        let planning = planner.planning.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        json!({
+            "on": planning.is_on, "changes": planning.changes, "waits": planning.waits, "last": planning.last,
+        })
     }
 }
 
@@ -361,6 +396,7 @@ impl Backend for LocalLogs {
                 "is_primary": matches!(status, SiteStatus::Primary { .. }),
                 "logs": status::of_node(&status, &self.clock, self.belief.is_some()),
                 "channel": self.channel_status(),
+                "planner": self.planning_status(),
                 "queued_bytes": self.store.queued_bytes(),
                 "in_flight_bytes": self.in_flight.held_bytes(),
                 "mirroring_latency_micros": self.latency_status(),
@@ -473,7 +509,7 @@ fn appended(acked: &Acked) -> Appended {
         own_risk: acked.own,
         prefix_risk: acked.prefix,
         confidence: acked.confidence,
-        model: acked.model.to_owned(),
+        model: acked.model.to_string(),
         code: acked.code.to_string(),
         epoch: acked.epoch,
         path: acked.path.iter().map(stage).collect(),

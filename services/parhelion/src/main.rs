@@ -13,6 +13,8 @@ mod node;
 mod output;
 mod peers;
 mod placement;
+mod planner;
+mod plugins;
 mod progress;
 mod settings;
 mod site;
@@ -56,6 +58,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Log(command) => commands::log(command).map(Into::into),
         Command::Mirror(command) => commands::mirror(command).map(Into::into),
         Command::Link(command) => commands::link(command).map(Into::into),
+        Command::Plan(arguments) => commands::plan(&arguments).map(Into::into),
+        Command::Plugin(command) => commands::plugin(command).map(Into::into),
         Command::Drill(arguments) => commands::drill(*arguments).map(Into::into),
         Command::Config(command) => commands::config(command).map(Into::into),
         Command::Pki(command) => commands::pki(command).map(Into::into),

@@ -3,6 +3,7 @@
 //! ```text
 //!   main thread     front ends, metadata server, other nodes of the site, signals
 //!   arbiter state   storage actor, estimator
+//!   arbiter planner the planner, which works for milliseconds at a time
 //!   arbiter link    the link's driver and the site's gateway, or the way to the node that has them
 //!   OS threads      one writer per data directory, RocksDB's own
 //! ```
@@ -17,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Addr, Arbiter, Context, Supervised, System};
 use parhelion_actor_runtime::{Clock, Escalation, Faults, Policy, named_arbiter, supervise};
+use parhelion_estimator::PlannerActor;
 use parhelion_gate::{Api, ApiConfig, Backend, Budget, Identity};
 use parhelion_gateway::{MirrorGateway, PrimaryGateway};
 use parhelion_http::{HttpConfig, HttpServer};
@@ -38,10 +40,12 @@ use crate::link::{
     Bound, CurrentStats, DecoderActor, EncoderActor, MirrorEnd, MirrorPortActor, PrimaryEnd,
     PrimaryPortActor, SiteDoorActor, mirror_sink, primary_sink,
 };
-use crate::logs::OwnLogs;
+use crate::logs::{OwnLogs, PlannerRole};
 use crate::output::{Exit, Failure};
 use crate::peers::Peers;
 use crate::placement::{Home, Placement};
+use crate::planner::{self, PlannedLink};
+use crate::plugins;
 use crate::settings::{Duty, Settings};
 use crate::site::SiteBackend;
 use crate::storage::{Learned, StorageRole};
@@ -50,7 +54,8 @@ use crate::storage::{Learned, StorageRole};
 const FAULTS: &str = "PARHELION_FAULT";
 
 /// The actors that a node may have.
-const ACTORS: [&str; 7] = ["storage", "metadata", "estimator", "encoder", "decoder", "port", "gateway"];
+const ACTORS: [&str; 8] =
+    ["storage", "metadata", "estimator", "planner", "encoder", "decoder", "port", "gateway"];
 
 /// Exit code of a node that ended itself because only a restart mends what happened.
 const EXIT_RESTART: i32 = 70;
@@ -99,7 +104,7 @@ struct Node {
     api: Api,
     http: Option<HttpServer>,
     storage: Option<StorageRole>,
-    arbiters: [Arbiter; 2],
+    arbiters: [Arbiter; 3],
     signals: Signals,
 }
 
@@ -109,9 +114,11 @@ impl Node {
         if let Err(error) = identity.check_trusted(SystemTime::now()) {
             tracing::error!(%error, "other nodes and clients will refuse this node's certificate");
         }
-        let plugins = Arc::new(Plugins::built_in());
+        let (plugins, refused) = plugins::load(settings)?;
+        refused.iter().for_each(|refused| tracing::error!(%refused, "the node runs on without a plugin"));
+        let plugins = Arc::new(plugins);
         let clock = Arc::new(Clock::start());
-        let (state, link) = (named_arbiter(c"state"), named_arbiter(c"link"));
+        let [state, link, planners] = [c"state", c"link", c"planner"].map(named_arbiter);
         let mut metadata = None;
         let storage = match settings.has(Role::Storage) {
             true => {
@@ -128,7 +135,14 @@ impl Node {
             }
         };
         let stats = CurrentStats::default();
-        let ends = LinkRole { settings, identity: &identity, plugins, arbiter: &link, stats: stats.clone() };
+        let ends = LinkRole {
+            settings,
+            identity: &identity,
+            plugins,
+            arbiter: &link,
+            planners: &planners,
+            stats: stats.clone(),
+        };
         let (link_addresses, site_address) = ends.start(storage.as_ref())?;
 
         let logs = storage.as_ref().map(|role| role.logs.clone());
@@ -172,7 +186,7 @@ impl Node {
             link_addresses,
             site_address,
         );
-        Ok(Self { api, http, storage, arbiters: [state, link], signals })
+        Ok(Self { api, http, storage, arbiters: [state, link, planners], signals })
     }
 
     /// Serves until the first signal, then drains; a second signal ends the process at once.
@@ -217,6 +231,8 @@ struct LinkRole<'a> {
     identity: &'a Identity,
     plugins: Arc<Plugins>,
     arbiter: &'a Arbiter,
+    /// For work that takes milliseconds at a time.
+    planners: &'a Arbiter,
     stats: CurrentStats,
 }
 
@@ -230,9 +246,11 @@ impl LinkRole<'_> {
         match (self.settings.node.duty, storage) {
             (Duty::Single, _) => Ok((None, None)),
             (Duty::Primary, Some(storage)) if self.settings.is_alone() => {
+                let planner = self.planner(storage)?;
                 self.encoder(PrimaryEnd::Storage {
                     storage: storage.logs.storage.clone(),
                     estimator: storage.estimator.clone().expect("a primary has an estimator"),
+                    planner,
                 })?;
                 Ok((None, None))
             }
@@ -248,6 +266,7 @@ impl LinkRole<'_> {
             (Duty::Primary, Some(storage)) => {
                 let actor = PrimaryPortActor {
                     config: drivers::site_link(self.settings, self.identity)?,
+                    codes: drivers::code_lookup(self.plugins.clone()),
                     own: storage.logs.own.clone(),
                     storage: storage.logs.storage.clone(),
                     estimator: storage.estimator.clone().expect("a primary has an estimator"),
@@ -267,12 +286,25 @@ impl LinkRole<'_> {
         }
     }
 
+    /// The planner beside the one storage actor of a primary.
+    fn planner(&self, storage: &StorageRole) -> Result<Addr<PlannerActor>, Failure> {
+        let logs = &storage.logs;
+        let belief = logs.belief.clone().expect("a primary has an estimator");
+        let config = planner::config(self.settings, &self.plugins, logs.clock.clone(), belief)?;
+        let planned = PlannedLink { storage: logs.storage.clone(), stats: self.stats.clone() };
+        let is_on = self.settings.link.code == planner::AUTO;
+        let (actor, planning) = PlannerActor::new(config, Arc::new(planned), is_on);
+        let actor = start_on(self.planners, "planner", Policy::REBUILD, move || actor)?;
+        let _ = logs.planner.set(PlannerRole { actor: actor.clone(), planning });
+        Ok(actor)
+    }
+
     /// The gateway of a primary site, with the driver; where it listens for storage nodes.
     fn primary_gateway(&self, storage: Option<&StorageRole>) -> Result<SocketAddr, Failure> {
         let gateway = PrimaryGateway::expecting(self.settings.storage_nodes());
         if let Some(role) = storage {
             let estimator = role.estimator.clone().expect("a primary has an estimator");
-            let sink = primary_sink(role.logs.storage.clone(), estimator);
+            let sink = primary_sink(role.logs.storage.clone(), estimator, None);
             let (node, numbers) = (NodeId(self.settings.node.node), role.logs.own.numbers());
             let here = gateway.clone();
             let commands = call_on(self.arbiter, move || here.attach(node, &numbers, sink))??;

@@ -8,13 +8,13 @@ use parhelion_estimator::{Belief, EstimatorActor};
 use parhelion_log::Tail;
 use parhelion_mirror::PrimaryLog;
 use parhelion_observability::Telemetry;
-use parhelion_plugin::Structure;
+use parhelion_plugin::{Code, DurabilityModel, Parameters};
 use parhelion_plugin_host::Catalogue as Plugins;
 use parhelion_risk::Pricer;
 use parhelion_storage::catalogue::SiteState;
 use parhelion_storage::store::{RecoveredLog, Store, StoreConfig};
 use parhelion_storage::{
-    AnswerBatches, FromStore, MirroringLatency, PendingBytes, Request, RequestBatches, SetChannel,
+    AnswerBatches, FromStore, MirroringLatency, PendingBytes, Request, RequestBatches, SetChannels,
     StorageActor, StorageConfig,
 };
 use parhelion_types::limits::WAITING_APPEND_BYTES;
@@ -24,6 +24,7 @@ use crate::drivers;
 use crate::logs::{LocalLogs, OwnLogs};
 use crate::node::start_on;
 use crate::output::Failure;
+use crate::plugins;
 use crate::settings::{Duty, Settings};
 
 /// Files of zeros that each data directory keeps ready.
@@ -45,7 +46,7 @@ impl StorageRole {
     pub fn start(
         settings: &Settings,
         telemetry: &Telemetry,
-        plugins: &Plugins,
+        plugins: &Arc<Plugins>,
         clock: Arc<Clock>,
         arbiter: &Arbiter,
         learned: impl FnOnce(&OwnLogs) -> Result<Learned, Failure>,
@@ -71,6 +72,7 @@ impl StorageRole {
         let commons = common_ends(&store, &recovered, is_mirror)?;
         let logs = recovered.into_iter().zip(commons).map(|(log, common)| primary_log(log, common)).collect();
 
+        let model = plugins.model(&settings.risk.model).map_err(Failure::new)?;
         let estimator = EstimatorParts::new(settings, clock.clone(), address.clone())?;
         let here = own.clone();
         let in_flight = Budget::new(settings.api.in_flight.as_u64());
@@ -78,7 +80,7 @@ impl StorageRole {
             store: store.clone(),
             clock: clock.clone(),
             primary: primary_core_config(settings, site),
-            pricer: pricer(settings, plugins, &estimator.belief)?,
+            pricer: pricer(plugins, model.clone(), &estimator.belief)?,
             waiting_max: waiting_bytes_max(settings) as usize / WAITING_APPEND_BYTES,
             metrics: telemetry.metrics().clone(),
             tracer: telemetry.tracer().clone(),
@@ -101,6 +103,7 @@ impl StorageRole {
         })?;
         // The store was opened before there was anybody to tell; it has had nothing to say so far.
         let _ = address.set(storage.clone());
+        plugins::let_work(model, storage.clone());
 
         let EstimatorParts { actor, belief } = estimator;
         let is_primary = settings.node.duty == Duty::Primary;
@@ -118,6 +121,8 @@ impl StorageRole {
             clock,
             mirroring,
             belief: is_primary.then_some(belief),
+            plugins: plugins.clone(),
+            planner: OnceLock::new(),
         };
         Ok(Self { logs: Arc::new(logs), pending, estimator })
     }
@@ -151,9 +156,9 @@ impl EstimatorParts {
         storage: Arc<OnceLock<Addr<StorageActor>>>,
     ) -> Result<Self, Failure> {
         let assumption = drivers::assumption(settings)?;
-        let tell = Arc::new(move |channel| {
+        let tell = Arc::new(move |channels| {
             if let Some(storage) = storage.get() {
-                storage.do_send(SetChannel(channel));
+                storage.do_send(SetChannels(channels));
             }
         });
         let (actor, belief) = EstimatorActor::new(assumption, clock, tell);
@@ -238,8 +243,14 @@ fn primary_core_config(settings: &Settings, site: SiteState) -> parhelion_mirror
     }
 }
 
-fn pricer(settings: &Settings, plugins: &Plugins, belief: &Mutex<Belief>) -> Result<Pricer, Failure> {
-    let model = plugins.model(&settings.risk.model).map_err(Failure::new)?;
-    let channel = belief.lock().unwrap_or_else(PoisonError::into_inner).channel;
-    Ok(Pricer::new(model, Structure::None, channel))
+fn pricer(
+    plugins: &Plugins,
+    model: Arc<dyn DurabilityModel>,
+    belief: &Mutex<Belief>,
+) -> Result<Pricer, Failure> {
+    let channels = belief.lock().unwrap_or_else(PoisonError::into_inner).channels.clone();
+    // Nothing is sent before the link is up, and then it tells which code is in force.
+    let none = plugins.code("none").map_err(Failure::new)?;
+    let none = Code::new(none, &Parameters::new()).map_err(Failure::new)?;
+    Ok(Pricer::new(model, none, channels))
 }

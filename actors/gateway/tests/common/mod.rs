@@ -41,9 +41,12 @@ const SEGMENT_BYTES: u32 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn codes() -> CodeLookup {
-    Arc::new(|name: &str| {
-        let known: [Arc<dyn ErasureCode>; 2] = [Arc::new(NoCode), Arc::new(LayeredInterleaving)];
-        known.into_iter().find(|code| code.name() == name)
+    let known: [Arc<dyn ErasureCode>; 2] = [Arc::new(NoCode), Arc::new(LayeredInterleaving)];
+    Arc::new(move |id: &str| {
+        let is_it = |code: &Arc<dyn ErasureCode>| {
+            code.name() == id || format!("{}@{}", code.name(), code.version()) == id
+        };
+        known.iter().find(|code| is_it(code)).cloned()
     })
 }
 
@@ -232,7 +235,7 @@ impl PrimaryNode {
         sink: Box<dyn PrimarySink>,
     ) {
         let ids: Vec<LogId> = self.logs.keys().copied().map(LogId).collect();
-        let link = RemotePrimaryLink::new(config, &ids, queue, sink).unwrap();
+        let link = RemotePrimaryLink::new(config, codes(), &ids, queue, sink).unwrap();
         self.task = Some(tokio::spawn(link.run()));
     }
 

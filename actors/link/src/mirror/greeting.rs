@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use parhelion_types::{Error, ErrorKind, SiteId, Time};
-use parhelion_wire::Checked;
-use parhelion_wire::link::{ArchivedLogTailV1, ChangeCodeV1, HelloV1, LogTailV1, RewindV1};
+use parhelion_wire::link::{
+    ArchivedLogTailV1, ChangeCodeV1, CodeAnswerV1, HelloV1, LogTailV1, OfferCodeV1, RewindV1,
+};
+use parhelion_wire::{Checked, frame};
 use quinn_proto::{ConnectionHandle, StreamId};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
@@ -95,6 +97,7 @@ impl MirrorDriver {
             && let Some(connection) = self.critical.connection(session.critical)
             && !connection.is_closed()
         {
+            session.report_code_fault();
             loop {
                 let message = match session.control.flush(connection) {
                     Ok(()) => session.control.receive(connection),
@@ -105,7 +108,18 @@ impl MirrorDriver {
                     Ok(Some((envelope, body))) if is::<ChangeCodeV1>(&envelope) => {
                         Checked::<ChangeCodeV1>::parse(&envelope, body)
                             .map_err(|error| error.to_string())
-                            .and_then(|m| session.change_code(&self.config, time, &m.get().code, &self.stats))
+                            .and_then(|m| session.change_code(&self.config, time, m.get(), &self.stats))
+                    }
+                    Ok(Some((envelope, body))) if is::<OfferCodeV1>(&envelope) => {
+                        Checked::<OfferCodeV1>::parse(&envelope, body)
+                            .map_err(|error| error.to_string())
+                            .and_then(|m| {
+                                let error = session.check_code(&self.config, &m.get().code);
+                                let answer = CodeAnswerV1 { number: m.get().number.to_native(), error };
+                                let answer = frame(&answer, b"", 0).map_err(|error| error.to_string())?;
+                                session.control.send(answer);
+                                Ok(())
+                            })
                     }
                     Ok(Some((envelope, body))) if is::<RewindV1>(&envelope) => {
                         Checked::<RewindV1>::parse(&envelope, body)

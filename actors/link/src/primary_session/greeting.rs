@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use parhelion_types::{ErrorKind, SiteId, Time};
-use parhelion_wire::link::{HelloV1, LogMarkV1, RefusalV1, WelcomeV1};
+use parhelion_wire::link::{CodeAnswerV1, CodeFaultV1, HelloV1, LogMarkV1, RefusalV1, WelcomeV1};
 use parhelion_wire::{Checked, frame};
 use quinn_proto::{ConnectionHandle, Dir};
 
@@ -13,7 +13,7 @@ use crate::bulk::Bulk;
 use crate::frames::{ControlError, ControlStream};
 use crate::interface::LinkEvent;
 use crate::lane::LaneEvent;
-use crate::session::{WELCOME_MARKS_MAX, binding, is, mark};
+use crate::session::{WELCOME_MARKS_MAX, binding, code_message, is, mark};
 use crate::tcp::RecordWriter;
 use crate::transport::LaneKind;
 
@@ -43,7 +43,7 @@ impl PrimarySession {
         let hello = HelloV1 {
             site: self.config.site.0,
             session: self.id,
-            code: self.code.message(self.code_epoch, 0, symbol_bytes),
+            code: code_message(&self.code, self.code_epoch, 0, symbol_bytes),
             tcp: matches!(self.records, Records::Tcp(_)),
             packet_nanos,
             flush_pause: self.config.flush_pause,
@@ -63,7 +63,7 @@ impl PrimarySession {
     }
 
     /// Reads answers from the control stream, and writes what waits there.
-    pub(super) fn read_control(&mut self) -> Result<(), Stop> {
+    pub(super) fn read_control(&mut self, now: Time) -> Result<(), Stop> {
         loop {
             let (Some(control), Some(connection)) =
                 (&mut self.control, self.critical.connection(self.critical_handle))
@@ -81,6 +81,20 @@ impl PrimarySession {
                 let refusal = Checked::<RefusalV1>::parse(&envelope, body).map_err(Stop::wire)?;
                 let kind = ErrorKind::from_code(refusal.get().kind).name();
                 return Err(Stop::Failed(format!("the mirror refused: {kind}: {}", refusal.get().message)));
+            }
+            if is::<CodeAnswerV1>(&envelope) {
+                let answer = Checked::<CodeAnswerV1>::parse(&envelope, body).map_err(Stop::wire)?;
+                let error = answer.get().error.as_ref().map(|error| error.as_str().to_owned());
+                self.handle_code_answer(now, answer.get().number.to_native(), error);
+                continue;
+            }
+            if is::<CodeFaultV1>(&envelope) {
+                let fault = Checked::<CodeFaultV1>::parse(&envelope, body).map_err(Stop::wire)?;
+                // One of an older code is over already.
+                if fault.get().epoch.to_native() == self.code_epoch {
+                    return Err(Stop::Fault(format!("at the mirror: {}", fault.get().reason)));
+                }
+                continue;
             }
             let welcome = Checked::<WelcomeV1>::parse(&envelope, body).map_err(Stop::wire)?;
             let welcome = welcome.get();
@@ -111,9 +125,9 @@ impl PrimarySession {
         self.stats.up.set(1);
         let mut marks: Vec<LogMarkV1> = self.marks.values().copied().collect();
         marks.sort_unstable_by_key(|mark| mark.log);
-        let (structure, code) = self.describe_code();
+        let code = self.code.clone();
         tracing::info!(peer = %self.peer, session = self.id, %code, "link up");
-        self.events.push(LinkEvent::Up { peer: self.peer, marks, structure, code });
+        self.events.push(LinkEvent::Up { peer: self.peer, marks, code });
     }
 
     /// Waits for the bulk lane's handshake, and begins to send on it.
@@ -140,16 +154,8 @@ impl PrimarySession {
             };
             let (mut lane, handle) = *lane;
             lane.flush(now, time, 1);
-            let bulk = Bulk::new(
-                &self.config,
-                time,
-                lane,
-                handle,
-                self.code.code.clone(),
-                self.code.parameters.clone(),
-                self.stats.clone(),
-            )
-            .map_err(Stop::Failed)?;
+            let bulk = Bulk::new(&self.config, time, lane, handle, &self.code, self.stats.clone())
+                .map_err(Stop::Failed)?;
             self.records = Records::Quic(Box::new(bulk));
             self.greet(time)?;
             return Ok(true);

@@ -34,9 +34,18 @@ pub const MIRROR_SITE: SiteId = SiteId(2);
 pub const LAYERED: (&str, &str) = ("layered-interleaving", "r=8 interleaves=1:5:13");
 
 pub fn codes() -> CodeLookup {
-    Arc::new(|name: &str| {
-        let known: [Arc<dyn ErasureCode>; 2] = [Arc::new(NoCode), Arc::new(LayeredInterleaving)];
-        known.into_iter().find(|code| code.name() == name)
+    codes_and(None)
+}
+
+/// The codes of these tests, and one more.
+pub fn codes_and(another: Option<Arc<dyn ErasureCode>>) -> CodeLookup {
+    let mut known: Vec<Arc<dyn ErasureCode>> = vec![Arc::new(NoCode), Arc::new(LayeredInterleaving)];
+    known.extend(another);
+    Arc::new(move |id: &str| {
+        let is_it = |code: &Arc<dyn ErasureCode>| {
+            code.name() == id || format!("{}@{}", code.name(), code.version()) == id
+        };
+        known.iter().find(|code| is_it(code)).cloned()
     })
 }
 

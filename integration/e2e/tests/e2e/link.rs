@@ -40,8 +40,8 @@ async fn the_code_changes_under_load_and_nothing_is_lost() {
 
     let tool = |arguments: &[&str]| pair.tool(At::Primary, arguments);
     let changes: [(&[&str], &str); 4] = [
-        (&["reed-solomon", "r=8", "c=3"], "reed-solomon v1 c=3 r=8"),
-        (&["reed-solomon", "r=4 c=2"], "reed-solomon v1 c=2 r=4"),
+        (&["reed-solomon", "r=8", "c=3"], "reed-solomon v1 c=3 depth=1 r=8"),
+        (&["reed-solomon", "r=4 c=2"], "reed-solomon v1 c=2 depth=1 r=4"),
         (&["none"], "none v1"),
         (&["layered-interleaving", "r=8 interleaves=1:11"], "layered-interleaving v1"),
     ];
@@ -137,7 +137,7 @@ async fn any_node_of_a_site_changes_the_code_for_all() {
         let change = ["link", "code", "reed-solomon", &parameters, "--json"];
         let changed = cluster.tool(At::Primary, node, &change).run().done().json();
         let code = changed["code"].as_str().unwrap().to_owned();
-        assert_eq!(code, format!("reed-solomon v1 c=2 r={}", node + 3));
+        assert_eq!(code, format!("reed-solomon v1 c=2 depth=1 r={}", node + 3));
         for log in 0..4 {
             // The other storage nodes are told a moment later.
             parhelion_e2e::poll(&format!("log {log} is priced under {code}"), SOON, || async {

@@ -12,6 +12,8 @@ mod kills;
 mod link;
 mod metrics;
 mod ordinary;
+mod planner;
+mod plugins;
 mod promotion;
 mod refusals;
 mod signals;

@@ -4,12 +4,11 @@
 //! delays, reorders and repeats datagrams, each record comes out once, as it went in, and in the end all do.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parhelion_link::{MISSING_RUNS_MAX, Receiver, ReceiverConfig, Report, Sender, SenderConfig};
-use parhelion_plugin::{ErasureCode, Parameters};
+use parhelion_plugin::Code;
 use parhelion_plugin_host::Catalogue;
 use parhelion_types::{LogId, RecordKey, Time};
 use parhelion_wire::{
@@ -72,9 +71,10 @@ pub(super) fn run(input: &[u8]) {
     }
 }
 
-fn code(catalogue: &Catalogue, choice: u8) -> (Arc<dyn ErasureCode>, Parameters) {
+fn code(catalogue: &Catalogue, choice: u8) -> Code {
     let (name, parameters) = CODES[usize::from(choice) % CODES.len()];
-    (catalogue.code(name).expect("it is built in"), parameters.parse().expect("they are well-formed"))
+    let family = catalogue.code(name).expect("it is built in");
+    Code::new(family, &parameters.parse().expect("they are well-formed")).expect("they are in range")
 }
 
 impl Bed {
@@ -99,9 +99,9 @@ impl Bed {
             repair_delay: Duration::from_millis(5),
             packet_time: Duration::from_micros(u64::from(choice / 32)),
         };
-        let (code, parameters) = code(&catalogue, choice);
-        let sender = Sender::new(sender_config, code.clone(), parameters.clone(), now);
-        let receiver = Receiver::new(receiver_config, 0, 0, code, parameters, now);
+        let code = code(&catalogue, choice);
+        let sender = Sender::new(sender_config, &code, now);
+        let receiver = Receiver::new(receiver_config, 0, 0, &code, now);
         Self {
             catalogue,
             now,
@@ -302,10 +302,10 @@ impl Bed {
 
     /// Both ends change the code, as `ChangeCode` on the control stream makes them.
     fn change_code(&mut self, choice: u8) {
-        let (code, parameters) = code(&self.catalogue, choice);
+        let code = code(&self.catalogue, choice);
         // Both refuse where too many codes have symbols in flight; the mirror then ends the session.
-        let Ok(next) = self.sender.change_code(self.now, code.clone(), parameters.clone()) else { return };
-        if self.receiver.add_code(next.epoch, next.first_symbol, code, parameters).is_err() {
+        let Ok(next) = self.sender.change_code(self.now, &code) else { return };
+        if self.receiver.add_code(next.epoch, next.first_symbol, &code).is_err() {
             self.is_forged = true;
         }
         self.take_records();

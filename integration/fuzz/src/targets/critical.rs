@@ -15,7 +15,7 @@ use parhelion_log::{ActiveMap, CreatePayload, Record, RecordFields, RecordKind, 
 use parhelion_mirror::{
     Append, Effect, Input, Primary, PrimaryConfig, PrimaryLog, Replica, ReplicaEffect, ReplicaInput,
 };
-use parhelion_plugin::{Channel, Parameters, Structure};
+use parhelion_plugin::{Channel, Code, Parameters};
 use parhelion_plugin_host::Catalogue;
 use parhelion_risk::{Assumption, ChannelCounts, ChannelEstimator, Pricer};
 use parhelion_types::{
@@ -86,7 +86,10 @@ impl Bed {
             newest: SourceTime::default(),
             refusal: None,
         };
-        let code = catalogue.code("layered-interleaving").expect("it is built in");
+        let code = |name: &str| {
+            Code::new(catalogue.code(name).expect("it is built in"), &Parameters::new())
+                .expect("defaults fit")
+        };
         let sender_config = SenderConfig {
             symbol_bytes: SYMBOL_BYTES,
             buffer_bytes_max: 64 << 10,
@@ -97,8 +100,8 @@ impl Bed {
             flush_pause: 2,
             site_exit_delay: Duration::ZERO,
         };
-        let mut sender =
-            Sender::new(sender_config, code, Parameters::new(), now).expect("the settings are in range");
+        let mut sender = Sender::new(sender_config, &code("layered-interleaving"), now)
+            .expect("the settings are in range");
         for record in &records {
             sender.send(now, record.header.key(), record.bytes()).expect("there is room for a few records");
         }
@@ -114,7 +117,7 @@ impl Bed {
             has_mirror: true,
         };
         let model = catalogue.model("iid-bound").expect("it is built in");
-        let pricer = Pricer::new(model, Structure::None, Channel::independent(1e-3, 0.999));
+        let pricer = Pricer::new(model, code("none"), vec![Channel::independent(1e-3, 0.999)]);
         Self {
             catalogue,
             now,
@@ -184,6 +187,11 @@ impl Bed {
         }
     }
 
+    fn code(&self, asked: &ArchivedCodeV1) -> Option<Code> {
+        let parameters = asked.parameters.parse::<Parameters>().ok()?;
+        Code::new(self.catalogue.code(&asked.name).ok()?, &parameters).ok()
+    }
+
     fn hello(&mut self, hello: &ArchivedHelloV1) {
         let asked = &hello.code;
         let packet_time = Duration::from_nanos(hello.packet_nanos.to_native().into());
@@ -196,21 +204,19 @@ impl Bed {
             repair_delay: Duration::from_millis(5) + pause,
             packet_time,
         };
-        let Ok(code) = self.catalogue.code(&asked.name) else { return };
-        let Ok(parameters) = asked.parameters.parse::<Parameters>() else { return };
+        let Some(code) = self.code(asked) else { return };
         let (epoch, first) = (asked.epoch.to_native(), asked.first_symbol.to_native());
-        self.receiver = Receiver::new(config, epoch, first, code, parameters, self.now).ok();
+        self.receiver = Receiver::new(config, epoch, first, &code, self.now).ok();
         self.replicate(ReplicaInput::Hello { token: TOKEN });
         self.probe(epoch, first);
     }
 
     fn change_code(&mut self, asked: &ArchivedCodeV1) {
+        let Some(code) = self.code(asked) else { return };
         let Some(receiver) = &mut self.receiver else { return };
-        let Ok(code) = self.catalogue.code(&asked.name) else { return };
-        let Ok(parameters) = asked.parameters.parse::<Parameters>() else { return };
         let (epoch, first) = (asked.epoch.to_native(), asked.first_symbol.to_native());
         // A refusal ends the session.
-        if receiver.add_code(epoch, first, code, parameters).is_err() {
+        if receiver.add_code(epoch, first, &code).is_err() {
             self.receiver = None;
         }
         self.probe(epoch, first);
@@ -263,22 +269,20 @@ impl Bed {
             n111: channel.n111.to_native(),
         };
         self.estimator.handle_report(self.now, report.session.to_native(), counts);
-        let channel = self.estimator.estimate(self.now);
-        for (name, probability) in [("loss", channel.loss), ("burst's end", channel.bad_to_good)] {
-            assert!((0.0..=1.0).contains(&probability), "{name} is {probability} after {counts:?}");
+        let channels = self.estimator.channels(self.now);
+        for channel in &channels {
+            for (name, probability) in [("loss", channel.loss), ("burst's end", channel.bad_to_good)] {
+                assert!((0.0..=1.0).contains(&probability), "{name} is {probability} after {counts:?}");
+            }
         }
-        self.step(Input::Channel(channel));
+        self.step(Input::Channels(channels));
         self.step(Input::Mirrored(marks));
     }
 
     fn link_up(&mut self, marks: Vec<LogMarkV1>) {
-        let structure = Structure::Block { r: 4, c: 2, depth: 1 };
-        self.step(Input::LinkUp {
-            time: SourceTime(5),
-            marks,
-            structure,
-            code: "reed-solomon 1 c=2 r=4".to_owned(),
-        });
+        let family = self.catalogue.code("reed-solomon").expect("it is built in");
+        let code = Code::new(family, &"r=4 c=2".parse().expect("it is well-formed")).expect("it is in range");
+        self.step(Input::LinkUp { time: SourceTime(5), marks, code });
         self.step(Input::Append(Append {
             token: TOKEN,
             asked: AppendRequest {
@@ -396,10 +400,8 @@ pub(super) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     // A link driver once added a window to it.
     let beyond_all_symbols = hello(u64::MAX - 5);
     let hello = hello(0);
-    let change = bytes(
-        frame(&ChangeCodeV1 { code: code(1, 40, "layered-interleaving", "r=4 interleaves=1:3") }, b"", 0),
-        b"",
-    );
+    let layered = code(1, 40, "layered-interleaving", "r=4 interleaves=1:3");
+    let change = bytes(frame(&ChangeCodeV1 { code: layered, flush_pause: 9 }, b"", 0), b"");
     let welcome = bytes(frame(&WelcomeV1 { site: 2, session: SESSION, logs: vec![mark] }, b"", 0), b"");
     let refusal = bytes(frame(&RefusalV1 { kind: 4, message: "promoted; go there".to_owned() }, b"", 0), b"");
     let tail_message = LogTailV1 { log: LOG.0, epoch: 0, records: 2, segment: 0, offset: 64, chain: 5 };

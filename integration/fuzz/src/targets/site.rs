@@ -4,11 +4,13 @@
 //! messages that are read as the same; a log is passed on for one storage node at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use parhelion_gateway::fuzzing::{Ear, End, Input};
 use parhelion_gateway::{MirrorRouting, Place, PortId, PrimaryRouting};
-use parhelion_link_driver::{LinkCommand, LinkEvent, MirrorEvent};
-use parhelion_plugin::Structure;
+use parhelion_link_driver::{CodeLookup, LinkCommand, LinkEvent, MirrorEvent};
+use parhelion_plugin::{Code, Parameters};
+use parhelion_plugin_host::Catalogue;
 use parhelion_types::{LogId, NodeId, SiteId};
 use parhelion_wire::frame;
 use parhelion_wire::link::{LogMarkV1, LogTailV1};
@@ -26,7 +28,7 @@ const NODES: [NodeId; 2] = [NodeId(1), NodeId(2)];
 pub(super) fn run(input: &[u8]) {
     raw(input);
     let mut site = Site::new();
-    let mut ears = ENDS.map(Ear::new);
+    let mut ears = ENDS.map(|end| Ear::new(end, codes()));
     for (number, (envelope, body, payload)) in Frames::split(input).enumerate() {
         let bytes = [&envelope.to_bytes()[..], &body, &payload].concat();
         for (ear, end) in ears.iter_mut().zip(ENDS) {
@@ -42,9 +44,15 @@ pub(super) fn run(input: &[u8]) {
     }
 }
 
+/// The codes of a node.
+fn codes() -> CodeLookup {
+    let catalogue = Catalogue::built_in();
+    Arc::new(move |name| catalogue.code(name.split('@').next().unwrap_or(name)).ok())
+}
+
 /// As the bytes are, cut anywhere.
 fn raw(input: &[u8]) {
-    let mut ear = Ear::new(End::PrimaryLink);
+    let mut ear = Ear::new(End::PrimaryLink, codes());
     for chunk in input.chunks(37) {
         ear.push(chunk);
         while let Ok(Some(_)) = ear.hear() {}
@@ -54,7 +62,7 @@ fn raw(input: &[u8]) {
 
 /// What a lone frame says is written again as messages that say the same; an empty list may be no message.
 fn again(end: End, bytes: &[u8], text: &str) {
-    let mut ear = Ear::new(end);
+    let mut ear = Ear::new(end, codes());
     ear.push(bytes);
     let Ok(Some(Some(heard))) = ear.hear() else { return };
     // The last of several parts: what it says now is not what the whole said.
@@ -62,7 +70,7 @@ fn again(end: End, bytes: &[u8], text: &str) {
         return;
     }
     let written = heard.write().expect("what was read is within the limits");
-    let mut ear = Ear::new(end);
+    let mut ear = Ear::new(end, codes());
     ear.push(&written);
     let mut said = Vec::new();
     while let Some(heard) = ear.hear().expect("it was written here") {
@@ -99,8 +107,8 @@ impl Site {
         site.event(LinkEvent::Up {
             peer: SiteId(2),
             marks: Vec::new(),
-            structure: Structure::None,
-            code: String::new(),
+            code: Code::new(codes()("none").expect("it is built in"), &Parameters::new())
+                .expect("defaults fit"),
         });
         site
     }

@@ -1,16 +1,17 @@
 //! What the sender says of a record's coverage is true at the receiver.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::network::{
-    CLEAN, Code, Network, Path, UNKIND, code, codes, layered, no_code, receiver_config, sender_config,
+    CLEAN, Network, Path, UNKIND, code, codes, layered, no_code, receiver_config, sender_config,
 };
 use bytes::Bytes;
 use parhelion_code_layered_interleaving::LayeredInterleaving;
 use parhelion_link::{LAZY_FACTOR, Receiver, Sender, SenderConfig, SenderEvent, TransmitKind};
-use parhelion_plugin::Exposure;
+use parhelion_plugin::{
+    Code, Decoder, Encoder, ErasureCode, Exposure, Parameter, ParameterError, Parameters, Structure,
+};
 use parhelion_types::{RecordKey, Time};
 use parhelion_wire::{SOURCE_HEADER_BYTES, SYMBOL_PREFIX_BYTES};
 use proptest::prelude::*;
@@ -37,7 +38,7 @@ struct Claim {
 /// Sends records back to back, some pauses between; the datagrams, and every claim.
 fn transmit(code: &Code, records: &[(usize, bool)]) -> (Vec<Vec<u8>>, Vec<Claim>) {
     let mut now = Time::from_nanos(1);
-    let mut sender = Sender::new(small_sender(), code.0.clone(), code.1.clone(), now).unwrap();
+    let mut sender = Sender::new(small_sender(), code, now).unwrap();
     let (mut datagrams, mut claims) = (Vec::new(), Vec::new());
     let mut turns = |sender: &mut Sender, until: Time, now: &mut Time| {
         loop {
@@ -72,7 +73,7 @@ fn transmit(code: &Code, records: &[(usize, bool)]) -> (Vec<Vec<u8>>, Vec<Claim>
 /// Records that a receiver makes of these datagrams, by number, without any resent symbol.
 fn deliver<'a>(code: &Code, datagrams: impl Iterator<Item = &'a Vec<u8>>) -> BTreeMap<u8, usize> {
     let config = parhelion_link::ReceiverConfig { symbol_bytes: SYMBOL_BYTES, ..receiver_config() };
-    let mut receiver = Receiver::new(config, 0, 0, code.0.clone(), code.1.clone(), Time::ZERO).unwrap();
+    let mut receiver = Receiver::new(config, 0, 0, code, Time::ZERO).unwrap();
     for datagram in datagrams {
         receiver.handle_datagram(Time::ZERO, datagram).unwrap();
     }
@@ -119,7 +120,7 @@ fn coverage_only_rises_and_comes_to_its_end() {
         }
         network.run_for(Duration::from_secs(10));
         network.assert_delivered();
-        let structure = code.0.structure(&code.1).unwrap();
+        let structure = code.structure();
         for (key, record, _) in &network.sent {
             let steps = &network.coverage[key];
             for pair in steps.windows(2) {
@@ -169,9 +170,9 @@ fn told(sender: &mut Sender) -> Option<(u64, u32, bool, bool)> {
 
 #[test]
 fn a_missing_symbol_takes_coverage_back_until_it_has_arrived() {
-    let (code, parameters) = layered();
+    let code = layered();
     let mut now = Time::from_nanos(1);
-    let mut sender = Sender::new(small_sender(), code, parameters, now).unwrap();
+    let mut sender = Sender::new(small_sender(), &code, now).unwrap();
     sender.send(now, Network::key(0, 0), Bytes::from(vec![7; 3 * SYMBOL_BYTES])).unwrap();
     let symbols = leave(&mut sender, &mut now) as u32;
     now = now + Duration::from_millis(1);
@@ -216,9 +217,9 @@ fn a_missing_symbol_takes_coverage_back_until_it_has_arrived() {
 /// A probe may have sent the copy before anybody knew that the symbol was lost.
 #[test]
 fn a_copy_that_left_before_the_report_counts() {
-    let (code, parameters) = no_code();
+    let code = no_code();
     let mut now = Time::from_nanos(1);
-    let mut sender = Sender::new(small_sender(), code, parameters, now).unwrap();
+    let mut sender = Sender::new(small_sender(), &code, now).unwrap();
     sender.send(now, Network::key(0, 0), Bytes::from_static(b"one symbol")).unwrap();
     assert_eq!(leave(&mut sender, &mut now), 1);
     assert_eq!(told(&mut sender), Some((0, 1, true, true)));
@@ -235,10 +236,10 @@ fn a_copy_that_left_before_the_report_counts() {
 
 #[test]
 fn nothing_counts_before_it_has_left_the_site() {
-    let (code, parameters) = layered();
+    let code = layered();
     let now = Time::from_nanos(1000);
     let config = SenderConfig { flush_delay: Duration::ZERO, rate_bytes_per_second: 0, ..sender_config() };
-    let mut sender = Sender::new(config, code, parameters, now).unwrap();
+    let mut sender = Sender::new(config, &code, now).unwrap();
     sender.send(now, Network::key(0, 0), Bytes::from_static(b"one symbol")).unwrap();
     let mut out = Vec::new();
     // The source symbol, then a repair of each layer, which the empty queue flushes.
@@ -332,31 +333,59 @@ fn a_busy_link_is_not_flushed() {
     assert_eq!((last(49).flushed & 0b100, last(49).flush_run), (0b100, 101));
 }
 
+/// Covers each symbol by more repairs than coverage can tell apart.
+#[derive(Debug)]
+struct Crowded;
+
+impl ErasureCode for Crowded {
+    fn name(&self) -> &str {
+        "crowded"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn parameters(&self) -> &[Parameter] {
+        &[]
+    }
+
+    fn structure(&self, _: &Parameters) -> Result<Structure, ParameterError> {
+        Ok(Structure::Repetition { copies: 65, spacing: 1 })
+    }
+
+    fn encoder(&self, _: &Parameters, _: usize) -> Result<Box<dyn Encoder>, ParameterError> {
+        unreachable!("it is refused before")
+    }
+
+    fn decoder(&self, _: &Parameters, _: usize) -> Result<Box<dyn Decoder>, ParameterError> {
+        unreachable!("it is refused before")
+    }
+}
+
 #[test]
 fn an_impossible_code_is_refused() {
-    let (code, _) = code(LayeredInterleaving, "");
+    let (eight, four) = (code(LayeredInterleaving, "r=8"), code(LayeredInterleaving, "r=4"));
     let now = Time::ZERO;
-    assert!(Sender::new(sender_config(), code.clone(), "r=0".parse().unwrap(), now).is_err());
-    let mut sender = Sender::new(sender_config(), code.clone(), "r=8".parse().unwrap(), now).unwrap();
-    let structure = sender.structure().clone();
-    assert!(sender.change_code(now, code.clone(), "depth=1".parse().unwrap()).is_err());
-    assert_eq!(*sender.structure(), structure);
-    let change = sender.change_code(now, Arc::clone(&code), "r=4".parse().unwrap()).unwrap();
+    let mut sender = Sender::new(sender_config(), &eight, now).unwrap();
+    assert!(sender.change_code(now, &code(Crowded, "")).is_err());
+    assert_eq!(sender.structure(), eight.structure());
+    let change = sender.change_code(now, &four).unwrap();
     assert_eq!((change.epoch, change.first_symbol), (1, 0));
     for (symbol_bytes, burst) in [(16, 8), (70_000, 8), (1200, 0)] {
         let config = SenderConfig { symbol_bytes, burst_datagrams_max: burst, ..sender_config() };
-        let error = Sender::new(config, code.clone(), "r=8".parse().unwrap(), now).err().unwrap();
+        let error = Sender::new(config, &eight, now).err().unwrap();
         assert!(error.to_string().contains("; give"), "{error}");
     }
 }
 
 #[test]
 fn what_nobody_waits_for_is_flushed_late_and_an_awaited_record_flushes_all() {
-    let (code, parameters) = layered();
+    let code = layered();
     let now = Time::from_nanos(1000);
     let config =
         SenderConfig { flush_delay: Duration::from_millis(1), rate_bytes_per_second: 0, ..sender_config() };
-    let mut sender = Sender::new(config, code, parameters, now).unwrap();
+    let mut sender = Sender::new(config, &code, now).unwrap();
     let one = Bytes::from_static(b"one symbol");
     sender.send_lazily(now, Network::key(0, 0), one.clone()).unwrap();
     let mut out = Vec::new();
@@ -403,11 +432,11 @@ fn departures(
 
 #[test]
 fn a_flush_pauses_between_layers_and_lets_others_pass() {
-    let (code, parameters) = layered();
+    let code = layered();
     let mut now = Time::from_nanos(1000);
     let config = SenderConfig { flush_pause: 16, site_exit_delay: Duration::ZERO, ..sender_config() };
     let packet = config.packet_time();
-    let mut sender = Sender::new(config, code.clone(), parameters.clone(), now).unwrap();
+    let mut sender = Sender::new(config, &code, now).unwrap();
     sender.send(now, Network::key(0, 0), Bytes::from(vec![1; 2 * config.symbol_bytes])).unwrap();
     let flushed = now + config.flush_delay + packet * 3;
     let (left, _) = departures(&mut sender, &mut now, flushed + packet * 10);
@@ -433,7 +462,7 @@ fn a_flush_pauses_between_layers_and_lets_others_pass() {
     // Where nobody knows what a packet time is, there is neither a pause nor a claim of one.
     let mut now = Time::from_nanos(1000);
     let unpaced = SenderConfig { rate_bytes_per_second: 0, ..config };
-    let mut sender = Sender::new(unpaced, code, parameters, now).unwrap();
+    let mut sender = Sender::new(unpaced, &code, now).unwrap();
     sender.send(now, Network::key(0, 0), Bytes::from_static(b"alone")).unwrap();
     let end = now + config.flush_delay;
     let (left, exposures) = departures(&mut sender, &mut now, end);
@@ -455,10 +484,10 @@ fn order(sender: &mut Sender, now: Time) -> Vec<u8> {
 
 #[test]
 fn an_awaited_record_passes_others_with_what_its_log_has_before_it() {
-    let (code, parameters) = no_code();
+    let code = no_code();
     let now = Time::from_nanos(1000);
     let config = SenderConfig { burst_datagrams_max: 100, ..small_sender() };
-    let mut sender = Sender::new(config, code, parameters, now).unwrap();
+    let mut sender = Sender::new(config, &code, now).unwrap();
     let record = |byte: u8| Bytes::from(vec![byte; 8]);
     for number in 0..9 {
         sender.send_lazily(now, Network::key(0, number), record(number as u8)).unwrap();

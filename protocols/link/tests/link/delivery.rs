@@ -57,8 +57,8 @@ fn codes_spare_round_trips_and_cost_what_they_say() {
         network.assert_delivered();
         let stats = network.sender.stats();
         let overhead = stats.repairs as f64 / stats.symbols as f64;
-        let expected = code.0.structure(&code.1).unwrap().overhead();
-        assert!((overhead - expected).abs() < 0.03, "{:?}: overhead {overhead}, expected {expected}", code.1);
+        let expected = code.structure().overhead();
+        assert!((overhead - expected).abs() < 0.03, "{code}: overhead {overhead}, expected {expected}");
         resent.push(stats.resent);
     }
     // 6840 symbols, of which 68 are lost: with no code each comes again, with a good one none does.
@@ -93,11 +93,11 @@ fn a_lost_tail_is_sent_again_though_nothing_tells_the_receiver() {
         network.send(Network::key(0, 1), 10_000);
         network.run_for(Duration::from_millis(15));
         network.lose.clear();
-        assert!(network.run_for(Duration::from_secs(2)), "{:?}: the tail never came", code.1);
+        assert!(network.run_for(Duration::from_secs(2)), "{code}: the tail never came");
         network.assert_delivered();
         assert!(network.sender.stats().probes >= 1);
         let took = network.delivered[&Network::key(0, 1)].1.since(start);
-        assert!(took < Duration::from_millis(350), "{:?}: took {took:?}", code.1);
+        assert!(took < Duration::from_millis(350), "{code}: took {took:?}");
     }
 }
 

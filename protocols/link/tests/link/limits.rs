@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::network::{CLEAN, Code, Network, Path, codes, layered, no_code, receiver_config, sender_config};
+use crate::network::{CLEAN, Network, Path, codes, layered, no_code, receiver_config, sender_config};
 use bytes::Bytes;
 use parhelion_link::{Receiver, ReceiverConfig, Sender, SenderConfig};
+use parhelion_plugin::Code;
 use parhelion_types::Time;
 use parhelion_wire::{Datagram, DatagramKind, NUMBER_BITS, SYMBOL_PREFIX_BYTES, SymbolPrefix};
 use proptest::prelude::*;
@@ -46,8 +47,8 @@ fn a_receiver_short_of_memory_drops_and_still_gets_everything() {
 #[test]
 fn a_record_beyond_the_limit_is_refused() {
     let config = ReceiverConfig { symbol_bytes: 30, record_bytes_max: 25, ..receiver_config() };
-    let (code, parameters) = no_code();
-    let mut receiver = Receiver::new(config, 0, 0, code, parameters, Time::ZERO).unwrap();
+    let code = no_code();
+    let mut receiver = Receiver::new(config, 0, 0, &code, Time::ZERO).unwrap();
     let prefix = SymbolPrefix { record: 0, offset: 20, length: 10, last: false };
     let error = receiver.handle_datagram(Time::ZERO, &source(0, 2, prefix, &[0; 10])).unwrap_err();
     assert_eq!(error.to_string(), "record of 30 bytes is over the limit of 25");
@@ -55,8 +56,8 @@ fn a_record_beyond_the_limit_is_refused() {
 
 #[test]
 fn symbols_outside_the_window_or_of_the_wrong_code_are_refused() {
-    let (code, parameters) = layered();
-    let mut receiver = Receiver::new(receiver_config(), 3, 100, code, parameters, Time::ZERO).unwrap();
+    let code = layered();
+    let mut receiver = Receiver::new(receiver_config(), 3, 100, &code, Time::ZERO).unwrap();
     let prefix = SymbolPrefix { record: 0, offset: 0, length: 1, last: true };
     for id in [99, 100 + parhelion_link::SYMBOLS_IN_FLIGHT_MAX, u64::MAX] {
         let mut datagram = source(0, id, prefix, b"x");
@@ -70,9 +71,9 @@ fn symbols_outside_the_window_or_of_the_wrong_code_are_refused() {
 
 #[test]
 fn a_full_buffer_refuses_and_says_what_to_do() {
-    let (code, parameters) = no_code();
+    let code = no_code();
     let config = SenderConfig { buffer_bytes_max: 1000, ..sender_config() };
-    let mut sender = Sender::new(config, code, parameters, Time::ZERO).unwrap();
+    let mut sender = Sender::new(config, &code, Time::ZERO).unwrap();
     sender.send(Time::ZERO, Network::key(0, 0), Bytes::from(vec![0; 600])).unwrap();
     let full = sender.send(Time::ZERO, Network::key(0, 1), Bytes::from(vec![0; 500])).unwrap_err();
     assert!(
@@ -96,8 +97,8 @@ fn a_full_buffer_refuses_and_says_what_to_do() {
 
 #[test]
 fn a_confirmed_record_stays_until_its_symbols_have_arrived() {
-    let (code, parameters) = no_code();
-    let mut sender = Sender::new(sender_config(), code, parameters, Time::ZERO).unwrap();
+    let code = no_code();
+    let mut sender = Sender::new(sender_config(), &code, Time::ZERO).unwrap();
     let mut now = Time::from_nanos(1);
     sender.send(now, Network::key(0, 0), Bytes::from(vec![0; 3000])).unwrap();
     let mut out = Vec::new();
@@ -117,12 +118,12 @@ fn a_confirmed_record_stays_until_its_symbols_have_arrived() {
 
 #[test]
 fn symbols_in_flight_are_bounded_and_covered_while_the_window_is_closed() {
-    let (code, parameters) = layered();
+    let code = layered();
     // One byte of a record in each symbol.
     let config =
         SenderConfig { symbol_bytes: SYMBOL_PREFIX_BYTES + 1, rate_bytes_per_second: 0, ..sender_config() };
     let mut now = Time::from_nanos(1);
-    let mut sender = Sender::new(config, code, parameters, now).unwrap();
+    let mut sender = Sender::new(config, &code, now).unwrap();
     let window = parhelion_link::SYMBOLS_IN_FLIGHT_MAX;
     let bytes = window as usize - 10;
     sender.send(now, Network::key(0, 0), Bytes::from(vec![0; bytes])).unwrap();
@@ -155,7 +156,7 @@ fn receiver_of(code: &Code) -> Receiver {
         pending_bytes_max: 5000,
         ..receiver_config()
     };
-    Receiver::new(config, 0, 0, code.0.clone(), code.1.clone(), Time::ZERO).unwrap()
+    Receiver::new(config, 0, 0, code, Time::ZERO).unwrap()
 }
 
 /// Headers that are valid, of symbols that may be anything.
@@ -198,7 +199,7 @@ proptest! {
             let _ = receiver.handle_datagram(now, datagram);
             prop_assert!(receiver.pending_bytes() <= 5000 + 1000 + 128);
             if tick == 20 {
-                let _ = receiver.add_code(1, 150, codes[2].0.clone(), codes[2].1.clone());
+                let _ = receiver.add_code(1, 150, &codes[2]);
             }
             if tick % 7 == 0 {
                 let report = receiver.report(now);
@@ -216,9 +217,9 @@ proptest! {
             0..40,
         )
     ) {
-        let (code, parameters) = layered();
+        let code = layered();
         let config = SenderConfig { symbol_bytes: 64, rate_bytes_per_second: 0, ..sender_config() };
-        let mut sender = Sender::new(config, code, parameters, Time::ZERO).unwrap();
+        let mut sender = Sender::new(config, &code, Time::ZERO).unwrap();
         let mut out = Vec::new();
         for (tick, (settled, mut missing, wire)) in (1..).zip(steps) {
             let now = Time::from_nanos(tick * 3_000_000);

@@ -13,15 +13,13 @@ use parhelion_code_repetition::Repetition;
 use parhelion_link::{
     Receiver, ReceiverConfig, Report, Sender, SenderConfig, SenderEvent, Transmit, TransmitKind,
 };
-use parhelion_plugin::{ErasureCode, Exposure, Parameters};
+use parhelion_plugin::{Code, ErasureCode, Exposure};
 use parhelion_types::{LogId, RecordKey, Time};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-pub type Code = (Arc<dyn ErasureCode>, Parameters);
-
-pub fn code(code: impl ErasureCode + 'static, parameters: &str) -> Code {
-    (Arc::new(code), parameters.parse().unwrap())
+pub fn code(family: impl ErasureCode + 'static, parameters: &str) -> Code {
+    Code::new(Arc::new(family), &parameters.parse().unwrap()).unwrap()
 }
 
 pub fn no_code() -> Code {
@@ -143,8 +141,8 @@ impl Network {
         let now = Time::from_nanos(1_000_000_000);
         Self {
             now,
-            sender: Sender::new(sender, code.0.clone(), code.1.clone(), now).unwrap(),
-            receiver: Receiver::new(receiver, 0, 0, code.0.clone(), code.1.clone(), now).unwrap(),
+            sender: Sender::new(sender, code, now).unwrap(),
+            receiver: Receiver::new(receiver, 0, 0, code, now).unwrap(),
             path,
             lose: BTreeSet::new(),
             outages: vec![],
@@ -181,8 +179,8 @@ impl Network {
 
     /// Changes the code at both ends; the news reaches the receiver a latency later than it could.
     pub fn change_code(&mut self, code: &Code) -> u64 {
-        let change = self.sender.change_code(self.now, code.0.clone(), code.1.clone()).unwrap();
-        self.receiver.add_code(change.epoch, change.first_symbol, code.0.clone(), code.1.clone()).unwrap();
+        let change = self.sender.change_code(self.now, code).unwrap();
+        self.receiver.add_code(change.epoch, change.first_symbol, code).unwrap();
         change.first_symbol
     }
 

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parhelion_code_layered_interleaving::LayeredInterleaving;
+use parhelion_code_none::NoCode;
 use parhelion_log::{ActiveMap, CreatePayload, Record, RecordFields, RecordKind, Tail};
 use parhelion_mirror::{Append, Covered, Effect, Input, Primary, PrimaryConfig, PrimaryLog, Reply, Token};
 use parhelion_model_iid_bound::IidBound;
-use parhelion_plugin::{Channel, Exposure, Structure};
+use parhelion_plugin::{Channel, Code, Exposure, Parameters};
 use parhelion_risk::Pricer;
 use parhelion_types::{
     AppendRequest, Degrade, Durability, Epoch, Error, LogAddress, LogId, RecordKey, RequestId, Risk,
@@ -97,14 +99,8 @@ impl Bed {
 
     pub fn up(&mut self, records: u64) -> Vec<Effect> {
         let end = self.primary.log(LOG).unwrap().end;
-        let structure = Structure::Layered { r: 8, interleaves: LAYERED.to_vec(), delayed: false };
         let marks = if records == 0 { vec![] } else { vec![mark(records, end, 0)] };
-        self.step(Input::LinkUp {
-            time: SourceTime(5),
-            marks,
-            structure,
-            code: "layered-interleaving 1".to_owned(),
-        })
+        self.step(Input::LinkUp { time: SourceTime(5), marks, code: layered() })
     }
 
     pub fn announced(&mut self, number: u64) -> Vec<Effect> {
@@ -131,8 +127,17 @@ pub fn config() -> PrimaryConfig {
     }
 }
 
+pub fn layered() -> Code {
+    let parameters = Parameters::new().with("interleaves", &LAYERED).with("delayed", &[0]);
+    Code::new(Arc::new(LayeredInterleaving), &parameters).unwrap()
+}
+
+pub fn no_code() -> Code {
+    Code::new(Arc::new(NoCode), &Parameters::new()).unwrap()
+}
+
 pub fn pricer() -> Pricer {
-    Pricer::new(Arc::new(IidBound), Structure::None, Channel::independent(1e-3, 0.999))
+    Pricer::new(Arc::new(IidBound), no_code(), vec![Channel::independent(1e-3, 0.999)])
 }
 
 pub fn mark(records: u64, end: LogAddress, epoch: u32) -> LogMarkV1 {
@@ -194,12 +199,7 @@ pub fn up_with(bed: &mut Bed, marks: Vec<LogMarkV1>) -> Vec<Effect> {
 
 /// As [`up_with`], with all effects.
 pub fn compared_with(bed: &mut Bed, marks: Vec<LogMarkV1>) -> Vec<Effect> {
-    bed.step(Input::LinkUp {
-        time: SourceTime(5),
-        marks,
-        structure: Structure::None,
-        code: "none".to_owned(),
-    })
+    bed.step(Input::LinkUp { time: SourceTime(5), marks, code: no_code() })
 }
 
 pub fn create(token: Token, log: LogId, name: &str) -> Input {

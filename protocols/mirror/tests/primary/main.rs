@@ -10,11 +10,11 @@ mod record;
 
 use std::time::Duration;
 
-use bed::{Bed, LOG, acked, compared_with, config, create, mark, record, up_with};
+use bed::{Bed, LOG, acked, compared_with, config, create, mark, no_code, record, up_with};
 use bytes::Bytes;
 use parhelion_log::{RecordKind, Tail};
 use parhelion_mirror::{Append, Backlog, Covered, Effect, Event, Input, PrimaryConfig, Reply, StageKind};
-use parhelion_plugin::{Channel, Exposure, Structure};
+use parhelion_plugin::{Channel, Exposure};
 use parhelion_types::{
     AppendRequest, Degrade, Durability, Epoch, Error, ErrorKind, LogAddress, LogId, RecordKey, RequestId,
     Risk, SourceTime, Time, TraceContext,
@@ -110,7 +110,7 @@ fn a_worse_channel_withholds_acks_until_the_mirror_confirms() {
     let mut bed = Bed::new(Degrade::Block);
     bed.up(1);
     bed.append(Durability::Network, 3000, 5);
-    bed.step(Input::Channel(Channel::independent(0.05, 0.999)));
+    bed.step(Input::Channels(vec![Channel::independent(0.05, 0.999)]));
     bed.durable(2);
     assert!(acked(&bed.covered(1, 0b111)).is_none());
     let end = bed.primary.log(LOG).unwrap().end;
@@ -334,12 +334,8 @@ fn a_mirror_that_is_ahead_of_a_restarted_primary_is_cut_back() {
     let mut bed = Bed::new(Degrade::Block);
     bed.append(Durability::Local, 100, 9);
     let there = LogAddress::new(0, 400);
-    let effects = bed.step(Input::LinkUp {
-        time: SourceTime(5),
-        marks: vec![mark(2, there, 0)],
-        structure: Structure::None,
-        code: "none".to_owned(),
-    });
+    let effects =
+        bed.step(Input::LinkUp { time: SourceTime(5), marks: vec![mark(2, there, 0)], code: no_code() });
     let [Effect::Event(Event::Ahead { mirror: 2, here: 1, .. }), Effect::Rewind(tails)] = &effects[..] else {
         panic!("{effects:?}")
     };
@@ -350,8 +346,7 @@ fn a_mirror_that_is_ahead_of_a_restarted_primary_is_cut_back() {
     let effects = bed.step(Input::LinkUp {
         time: SourceTime(5),
         marks: vec![mark(200_000, there, 0)],
-        structure: Structure::None,
-        code: "none".to_owned(),
+        code: no_code(),
     });
     assert!(matches!(&effects[..], [Effect::Event(Event::Diverged { .. })]), "{effects:?}");
 }
@@ -383,12 +378,8 @@ fn a_mirror_is_cut_back_to_what_the_sites_had_in_common_however_often_the_primar
 fn an_old_primary_is_fenced() {
     let mut bed = Bed::new(Degrade::Block);
     let end = bed.primary.log(LOG).unwrap().end;
-    let effects = bed.step(Input::LinkUp {
-        time: SourceTime(5),
-        marks: vec![mark(1, end, 3)],
-        structure: Structure::None,
-        code: "none".to_owned(),
-    });
+    let effects =
+        bed.step(Input::LinkUp { time: SourceTime(5), marks: vec![mark(1, end, 3)], code: no_code() });
     assert!(matches!(&effects[..], [Effect::Fenced(Epoch(3))]), "{effects:?}");
     let effects = bed.append(Durability::Local, 10, 5);
     assert!(

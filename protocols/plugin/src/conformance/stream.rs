@@ -62,7 +62,7 @@ impl Stream {
     /// Encodes `traffic`.
     ///
     /// # Errors
-    /// The code does not accept the parameters.
+    /// The code does not accept the parameters, or its encoder broke.
     pub fn encode(
         code: &dyn ErasureCode,
         parameters: &Parameters,
@@ -79,7 +79,10 @@ impl Stream {
                 encoder.flush(&mut stream);
             }
         }
-        Ok(stream)
+        match encoder.fault() {
+            Some(fault) => Err(ParameterError::Conflict(format!("the encoder broke: {fault}"))),
+            None => Ok(stream),
+        }
     }
 
     /// Number of source symbols.
@@ -105,6 +108,11 @@ impl Stream {
     #[must_use]
     pub fn is_source(&self, at: usize) -> bool {
         matches!(self.packets[at].kind, PacketKind::Source(_))
+    }
+
+    /// What the first of these packets are, for messages.
+    pub(super) fn kinds(&self, packets: &[usize]) -> Vec<PacketKind> {
+        packets.iter().take(20).map(|&at| self.packets[at].kind).collect()
     }
 
     /// Gives `decoder` the packets at `order`, and returns what it could not rebuild, ascending.
@@ -175,6 +183,9 @@ impl<'a> Outcome<'a> {
                     Err(error) => return Err(format!("refused a true repair: {error}")),
                 }
             }
+        }
+        if let Some(fault) = decoder.fault() {
+            return Err(format!("the decoder broke: {fault}"));
         }
         self.fault.take().map_or(Ok(()), Err)
     }

@@ -34,6 +34,7 @@ async fn status(server: &ServerArgs) -> Result<Exit, Failure> {
     let document = json!({
         "site": part("site"), "duty": part("duty"), "linked": status["logs"]["linked"],
         "code": status["logs"]["code"], "link": part("link"), "channel": part("channel"),
+        "planner": part("planner"),
     });
     show(server, document.clone(), || show_link(&document));
     Ok(Exit::Done)
@@ -67,6 +68,17 @@ fn show_link(document: &Value) {
             format!("{}, of which data may take {}", rate(number("rate_bits_per_second")), percent(share)),
         );
         row("code", field(&document["code"]));
+        if number("code_faults") > 0 {
+            row("codes that broke", format!("{}; the log says which, and why", count(number("code_faults"))));
+        }
+        let planner = &document["planner"];
+        if planner["on"].as_bool() == Some(true) {
+            let changes = planner["changes"].as_u64().unwrap_or_default();
+            row("planner", format!("chooses the code; changes so far: {}", count(changes)));
+        }
+        if let Some(last) = planner["last"].as_str() {
+            row("last plan", last.to_owned());
+        }
         row("round trip", span(Duration::from_micros(number("rtt_micros"))));
         let (all, repairs, again) = (number("datagrams_sent"), number("repairs_sent"), number("resent"));
         let of_all = |part: u64| percent(part as f64 / all.max(1) as f64);

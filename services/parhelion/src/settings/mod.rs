@@ -34,6 +34,7 @@ pub struct Settings {
     pub mirror: Mirror,
     pub link: Link,
     pub risk: Risk,
+    pub plugins: Plugins,
     pub telemetry: Telemetry,
 }
 
@@ -174,7 +175,9 @@ section! {
         idle_timeout: Duration,
     }
     /// `[risk]`
-    Risk { model: String, confidence: f64, assumed_loss: f64, assumed_burst: f64 }
+    Risk { model: String, confidence: f64, assumed_loss: f64, assumed_burst: f64, traces: String }
+    /// `[plugins]`
+    Plugins { directory: String, libraries: bool }
     /// `[telemetry]`
     Telemetry { log: String, json: bool, otlp: String, sample: f64 }
 }

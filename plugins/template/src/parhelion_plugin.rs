@@ -1,0 +1,1 @@
+../../sdk/parhelion_plugin.rs
