@@ -20,8 +20,9 @@
 //!
 //! | open | choice |
 //! | --- | --- |
-//! | where in its groups the append lies | the cycle of the code is cut into up to eight parts ([`Crashes::places`]), which the caller compares, to take the worst; within a part it is sampled |
-//! | how long before the flush the former one was, in codes whose repairs reach across flushes | the worse of right before the append, and two or more spans |
+//! | where in its groups the append lies | the code's cycle is cut into up to eight parts ([`Crashes::places`]): the caller takes the worst |
+//! | where within such a part | sampled |
+//! | when the former flush was, if repairs reach across flushes | the worse of right before the append, and two or more spans |
 //! | which symbols a flush covered, and how many followed the append before it | sampled among the rhythms that show the exposure |
 //! | which repairs of the append are there that are not in its coverage | none |
 //! | what was sent before | a stream without a flush for two spans of the code, or, before a shorter run, a flush and such a stream |
