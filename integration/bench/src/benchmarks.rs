@@ -2,6 +2,7 @@
 
 pub(crate) mod ack_distance;
 pub(crate) mod against_tcp;
+pub(crate) mod codes;
 pub(crate) mod drills;
 pub(crate) mod goodput;
 pub(crate) mod group_commit;

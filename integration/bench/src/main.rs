@@ -25,6 +25,7 @@ mod machine;
 mod pair;
 mod site;
 mod usage;
+mod workshop;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ struct Arguments {
 enum Name {
     /// All of them.
     All,
+    /// How fast the codes are on one core; takes no nodes.
+    Codes,
     /// Acknowledgement latency against distance.
     AckDistance,
     /// Bulk goodput over a lossy link.
@@ -88,7 +91,8 @@ enum Name {
 }
 
 impl Name {
-    const EACH: [Self; 7] = [
+    const EACH: [Self; 8] = [
+        Self::Codes,
         Self::AckDistance,
         Self::Goodput,
         Self::AgainstTcp,
@@ -101,6 +105,7 @@ impl Name {
     fn text(self) -> &'static str {
         match self {
             Self::All => "all",
+            Self::Codes => "codes",
             Self::AckDistance => "ack-distance",
             Self::Goodput => "goodput",
             Self::AgainstTcp => "against-tcp",
@@ -128,12 +133,15 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     for name in &arguments.names {
         names.extend(if *name == Name::All { Name::EACH.to_vec() } else { vec![*name] });
     }
-    let mut lab = Lab::new(
-        arguments.rounds,
-        Duration::from_secs_f64(arguments.seconds),
-        arguments.directory.as_deref(),
-        arguments.set.clone(),
-    )?;
+    let mut lab = match names.iter().all(|name| *name == Name::Codes) {
+        true => None,
+        false => Some(Lab::new(
+            arguments.rounds,
+            Duration::from_secs_f64(arguments.seconds),
+            arguments.directory.as_deref(),
+            arguments.set.clone(),
+        )?),
+    };
     // One worker for clients' connections; processes are started by this thread, which outlives them.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -143,22 +151,15 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     let mut report = Report::new(arguments.rounds, arguments.seconds, arguments.set.clone());
     for name in names {
         report.begin(name.text());
-        let found = runtime.block_on(async {
-            match name {
-                Name::AckDistance => benchmarks::ack_distance::run(&lab).await,
-                Name::Goodput => benchmarks::goodput::run(&lab).await,
-                Name::AgainstTcp => benchmarks::against_tcp::run(&lab).await,
-                Name::Loopback => benchmarks::loopback::run(&lab).await,
-                Name::GroupCommit => benchmarks::group_commit::run(&lab).await,
-                Name::Memory => benchmarks::memory::run(&lab).await,
-                Name::Drills => benchmarks::drills::run(&lab),
-                Name::All => Ok(Found::default()),
-            }
-        });
+        let found = match (&lab, name) {
+            (_, Name::Codes) => benchmarks::codes::run(arguments.rounds),
+            (Some(lab), name) => runtime.block_on(run_in(lab, name)),
+            (None, _) => Ok(Found::default()),
+        };
         match found {
             Ok(found) => report.end(found),
             Err(error) => {
-                lab.keep();
+                lab.iter_mut().for_each(Lab::keep);
                 return Err(error);
             }
         }
@@ -166,6 +167,19 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     match &arguments.json {
         Some(path) => report.write(path),
         None => Ok(()),
+    }
+}
+
+async fn run_in(lab: &Lab, name: Name) -> Result<Found, BenchError> {
+    match name {
+        Name::AckDistance => benchmarks::ack_distance::run(lab).await,
+        Name::Goodput => benchmarks::goodput::run(lab).await,
+        Name::AgainstTcp => benchmarks::against_tcp::run(lab).await,
+        Name::Loopback => benchmarks::loopback::run(lab).await,
+        Name::GroupCommit => benchmarks::group_commit::run(lab).await,
+        Name::Memory => benchmarks::memory::run(lab).await,
+        Name::Drills => benchmarks::drills::run(lab),
+        Name::All | Name::Codes => Ok(Found::default()),
     }
 }
 

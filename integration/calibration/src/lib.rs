@@ -22,7 +22,8 @@
 //! 1. *How often losses exceed the promise.* A confidence is a statement about links: of links with telemetry of their own,
 //!    the bounds of at most one in ten fail at 0.9. A link is refuted if its losses have a probability below 1 % under what it
 //!    promised (exact Poisson-binomial tail, over all promises and over small ones apart); of the links of stationary channels,
-//!    one minus the confidence may be, and one in a hundred of the others. Each cell is tested, besides, as if there were no such allowance, at 1 % shared among all cells.
+//!    one minus the confidence may be, and one in a hundred of the others. Each cell is tested, besides, as if there
+//!    were no such allowance, at 1 % shared among all cells.
 //! 2. *By how much promises exceed the losses*: the median over the cells with enough losses to tell.
 
 pub mod campaign;

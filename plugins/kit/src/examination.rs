@@ -68,6 +68,8 @@ pub fn examine(
     match plugin {
         Loaded::Code(code) => {
             code.structure(parameters)?;
+            // All of them, so that a violation names what was examined.
+            let parameters = &parameters.complete(code.parameters());
             let examination = Examination::new(seed, Effort::Full).with_memory(memory).watched_by(watch);
             Ok(Finding::Code(examination.run(code.as_ref(), parameters)?))
         }

@@ -152,7 +152,8 @@ fn text(structure: &Structure) -> String {
     match structure {
         Structure::None => "no repairs".to_owned(),
         Structure::Repetition { copies, spacing } => {
-            format!("each symbol {copies} times more, {spacing} symbols after the last")
+            let copies = if *copies == 1 { "one copy".to_owned() } else { format!("{copies} copies") };
+            format!("{copies} of each symbol, {spacing} symbols after the last")
         }
         Structure::Block { r, c, depth: 1 } => format!("blocks: any {r} of {} symbols", r + c),
         Structure::Block { r, c, depth } => {

@@ -56,7 +56,7 @@ pub fn lines() -> Vec<Line> {
         line("bursts-3", "1 % in bursts of 3 on average", library::bursts(0.01, 3.0, 2)),
         line("bursts-10", "1 % in bursts of 10 on average", library::bursts(0.01, 10.0, 3)),
         line("bursts-50", "1 % in bursts of 50 on average", library::bursts(0.01, 50.0, 4)),
-        line("periodic", "a policer that drops every 100th packet", library::periodic(100)),
+        line("periodic", "a policer that drops every 101st packet", library::periodic(101)),
         line(
             "spells",
             "every 10 000 packets 40 single losses, one or two packets apart",

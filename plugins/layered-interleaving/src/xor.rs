@@ -73,29 +73,29 @@ fn fused_avx2<const N: usize>(sums: [Sum<'_>; N], symbol: &[u8]) {
     fused(sums, symbol);
 }
 
-/// Bytes that stay in registers while they are added to one sum after the other; at the end of a symbol fewer.
+/// Bytes that stay in registers while they are added to one sum after the other. At the end of a symbol fewer and fewer.
 const PIECE: usize = 64;
-const SMALL_PIECE: usize = 16;
 
 #[inline(always)]
 fn fused<const N: usize>(sums: [Sum<'_>; N], symbol: &[u8]) {
     let keep = sums.each_ref().map(|sum| sum.keep);
-    let sums = pieces::<N, PIECE>(sums.map(|sum| sum.bytes), keep, symbol);
-    let symbol = symbol.as_chunks::<PIECE>().1;
-    let sums = pieces::<N, SMALL_PIECE>(sums, keep, symbol);
-    pieces::<N, 1>(sums, keep, symbol.as_chunks::<SMALL_PIECE>().1);
+    let (sums, symbol) = pieces::<N, PIECE>(sums.map(|sum| sum.bytes), keep, symbol);
+    let (sums, symbol) = pieces::<N, 32>(sums, keep, symbol);
+    let (sums, symbol) = pieces::<N, 16>(sums, keep, symbol);
+    pieces::<N, 1>(sums, keep, symbol);
 }
 
-/// Adds as many pieces of `P` bytes as there are; what is left of the sums.
+/// Adds as many pieces of `P` bytes as there are; what is left of the sums and the symbol.
 #[inline(always)]
-fn pieces<'a, const N: usize, const P: usize>(
+fn pieces<'a, 'b, const N: usize, const P: usize>(
     sums: [&'a mut [u8]; N],
     keep: [u8; N],
-    symbol: &[u8],
-) -> [&'a mut [u8]; N] {
+    symbol: &'b [u8],
+) -> ([&'a mut [u8]; N], &'b [u8]) {
     // As long as the symbol, which saves the check of every piece.
     let mut sums = sums.map(|sum| sum[..symbol.len()].as_chunks_mut::<P>());
-    for (n, piece) in symbol.as_chunks::<P>().0.iter().enumerate() {
+    let (pieces, rest) = symbol.as_chunks::<P>();
+    for (n, piece) in pieces.iter().enumerate() {
         // A copy, so that the compiler knows that no sum overlaps it.
         let piece = *piece;
         for ((sum, _), keep) in sums.iter_mut().zip(keep) {
@@ -105,7 +105,7 @@ fn pieces<'a, const N: usize, const P: usize>(
             }
         }
     }
-    sums.map(|(_, rest)| rest)
+    (sums.map(|(_, rest)| rest), rest)
 }
 
 #[cfg(test)]

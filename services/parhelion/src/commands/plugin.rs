@@ -8,7 +8,7 @@ use parhelion_plugin::{Code, Parameters};
 use parhelion_plugin_host::{Catalogue, Entry, Kind, Loaded, Origin, open};
 use parhelion_plugin_kit::answers;
 use parhelion_plugin_kit::examination::{Finding, Refutation, examine};
-use parhelion_plugin_kit::listing::{Listed, guarantee, list};
+use parhelion_plugin_kit::listing::{Guarantee, Listed, guarantee, list};
 use parhelion_plugin_kit::project::create;
 use parhelion_plugin_kit::residual::{Residual, lines, play};
 use parhelion_plugin_kit::speed::{self, Speed};
@@ -103,9 +103,7 @@ fn show_list(settings: &SettingsArgs, as_json: bool) -> Result<Exit, Failure> {
             format!("{form}{origin}"),
             defaults.map_or_else(String::new, |it| it.text.clone()),
             defaults.map_or_else(String::new, |it| percent(it.overhead)),
-            defaults.map_or_else(String::new, |it| {
-                format!("any {} packets, bursts of {} {}", it.losses, it.burst, it.burst_unit)
-            }),
+            defaults.map_or_else(String::new, rebuilt),
         ]
     };
     print_table(
@@ -127,9 +125,25 @@ fn show_list(settings: &SettingsArgs, as_json: bool) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
+/// What a code makes up for.
+fn rebuilt(guarantee: &Guarantee) -> String {
+    match (guarantee.losses, guarantee.burst) {
+        (0, 0) => "nothing".to_owned(),
+        (losses, burst) => {
+            let noun =
+                if burst == 1 { guarantee.burst_unit.trim_end_matches('s') } else { guarantee.burst_unit };
+            format!("any {}, bursts of {} {noun}", counted(losses.into(), "packet"), count(burst))
+        }
+    }
+}
+
 fn check(entry: &Entry, parameters: &Parameters, seed: u64, as_json: bool) -> Result<Exit, Failure> {
     let (mut kept, mut current): (Vec<&str>, Option<(&str, Instant)>) = (Vec::new(), None);
     let plugin = format!("{}@{}", entry.plugin.name(), entry.plugin.version());
+    if let Loaded::Code(code) = &entry.plugin {
+        code.structure(parameters)
+            .map_err(|error| Failure::usage(format!("the parameters do not fit: {error}")))?;
+    }
     if !as_json {
         say!("{} {plugin} ({}), seed {seed}", entry.plugin.kind(), described(entry, parameters));
     }
